@@ -1,0 +1,5 @@
+//! The database path: capture at the leader, feed at the followers (DESIGN §4).
+
+pub mod command;
+pub mod gtid;
+pub mod status;

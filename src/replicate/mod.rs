@@ -1,0 +1,6 @@
+//! Replication: the replica core and everything that feeds it.
+
+pub mod message;
+pub mod propose;
+pub mod role;
+pub mod transport;

@@ -1,0 +1,3 @@
+//! What the outside reaches: gRPC for people and programs, HTTP for metrics.
+
+pub mod status;
