@@ -15,6 +15,7 @@ pub mod log;
 pub mod replicate;
 pub mod server;
 pub mod store;
+pub mod tasks;
 pub mod types;
 
 /// Wire types, generated from `proto/`. They stop at the edge: only `server` and

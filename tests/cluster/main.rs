@@ -1,0 +1,1 @@
+//! The replica core: golden scripts and seeded simulation of whole clusters.

@@ -1,0 +1,1 @@
+//! Capture, feed and roles against real MariaDB servers.

@@ -1,0 +1,1 @@
+//! Configuration, gRPC, HTTP, wolfctl and the peers' transport.

@@ -1,0 +1,1 @@
+//! The store and the log on disk: conformance, crashes, formats.
