@@ -1,1 +1,4 @@
 //! The store and the log on disk: conformance, crashes, formats.
+
+mod conformance;
+mod sled_engine;
