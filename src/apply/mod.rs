@@ -9,6 +9,7 @@
 
 mod assemble;
 mod machine;
+pub mod sessions;
 
 pub use assemble::{Assembler, Command};
 pub use machine::{ApplyError, StateMachine};
