@@ -4,7 +4,12 @@
 //! never knows what a command means.
 
 pub mod entry;
+#[allow(clippy::module_inception)]
+mod log;
+mod shape;
 mod source;
 pub mod watermark;
 
+pub use log::{Draft, Log, LogError, LogReader, Recovery, TermRunV1};
+pub use shape::Shape;
 pub use source::EntrySource;

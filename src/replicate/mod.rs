@@ -2,5 +2,6 @@
 
 pub mod message;
 pub mod propose;
+pub mod replica;
 pub mod role;
 pub mod transport;
