@@ -36,6 +36,15 @@ impl HardState {
         self.promised.iter().chain(&self.accepted).max_by_key(|term| term.number)
     }
 
+    /// Of two records of one node, kept in two places, the later promise and acceptance.
+    pub fn later(self, other: HardState) -> HardState {
+        let later = |a: Option<Term>, b: Option<Term>| a.into_iter().chain(b).max();
+        HardState {
+            promised: later(self.promised, other.promised),
+            accepted: later(self.accepted, other.accepted),
+        }
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(

@@ -111,6 +111,12 @@ impl Replica {
             self.follow_nobody(now, wait);
             return;
         }
+        if !reply.granted && pre.awaited.contains(&from) {
+            // It goes first, and it still has a leader, or has only just started: its turn comes.
+            let wait = self.timing.stand_step;
+            self.follow_nobody(now, wait);
+            return;
+        }
         pre.answered.insert(from.clone());
         if reply.granted && counts {
             pre.granted.insert(from);
