@@ -42,6 +42,9 @@ pub struct LogWrite {
     pub batch: Batch,
     /// The promise to be kept also outside the log store (DESIGN §2.4), before it is reported.
     pub hard: Option<HardState>,
+    /// Where the log is cut first, if it is: the durable watermark (§2.4) must be lowered to there
+    /// before, lest a crash in between looks like a loss.
+    pub cut_to: Option<(Lsn, ChainHash)>,
     /// The end of the log after this write.
     pub end: (Lsn, ChainHash),
 }
@@ -293,6 +296,7 @@ impl<W: LogWriter> Host<W> {
             info!(%from, last = %self.log.shape().last(), "removing entries that were not committed");
             self.log.truncate_from(from, &mut batch)?;
         }
+        let cut_to = write.truncate_from.map(|_| (self.log.shape().last_lsn(), self.log.last_chain()));
         match write.entries {
             Entries::None => {}
             Entries::Own(drafts) => drop(self.log.append_drafts(drafts, &mut batch)),
@@ -307,7 +311,7 @@ impl<W: LogWriter> Host<W> {
         }
         let end = (self.log.shape().last_lsn(), self.log.last_chain());
         self.setters.appended.set(end.0);
-        self.writer.submit(LogWrite { ticket: write.ticket, batch, hard: write.hard, end });
+        self.writer.submit(LogWrite { ticket: write.ticket, batch, hard: write.hard, cut_to, end });
         Ok(())
     }
 
