@@ -296,7 +296,8 @@ impl<W: LogWriter> Host<W> {
             info!(%from, last = %self.log.shape().last(), "removing entries that were not committed");
             self.log.truncate_from(from, &mut batch)?;
         }
-        let cut_to = write.truncate_from.map(|_| (self.log.shape().last_lsn(), self.log.last_chain()));
+        let cut_to =
+            write.truncate_from.map(|_| (self.log.shape().last_lsn(), self.log.last_chain()));
         match write.entries {
             Entries::None => {}
             Entries::Own(drafts) => drop(self.log.append_drafts(drafts, &mut batch)),

@@ -34,7 +34,7 @@ fn storm(seed: u64) -> World {
 }
 
 fn clients(world: &mut World) {
-    for _ in 0..world.rng.random_range(0..4) {
+    for _ in 0..world.rng.random_range(0..7) {
         let index = match world.leader() {
             Some(leader) if world.rng.random_range(0..10) > 0 => leader,
             _ => world.rng.random_range(0..world.len()),
@@ -70,7 +70,8 @@ fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
             world.partition(&side);
         }
         3 => {
-            let (a, b) = (world.rng.random_range(0..world.len()), world.rng.random_range(0..world.len()));
+            let (a, b) =
+                (world.rng.random_range(0..world.len()), world.rng.random_range(0..world.len()));
             world.cut(a, b);
             world.faults += 1;
         }
@@ -81,7 +82,8 @@ fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
 
 #[test]
 fn a_hundred_storms_lose_nothing_and_keep_one_history() {
-    let (mut proposals, mut acknowledged, mut faults, mut elections) = (0, 0, 0, 0);
+    let (mut proposals, mut acknowledged, mut faults) = (0, 0, 0);
+    let (mut elections, mut checked) = (0, 0);
     for seed in 0..SEEDS {
         let world = storm(seed);
         assert!(world.proposals >= PROPOSALS_MIN, "seed {seed}: {} proposals", world.proposals);
@@ -90,10 +92,11 @@ fn a_hundred_storms_lose_nothing_and_keep_one_history() {
         acknowledged += world.acknowledged.len();
         faults += world.faults;
         elections += world.elections;
+        checked += world.elections_checked;
     }
     println!(
         "{SEEDS} seeds of {SECONDS} s: {proposals} proposals, {acknowledged} acknowledged, \
-         {faults} faults, {elections} elections"
+         {faults} faults, {elections} elections, {checked} of them in settled clusters"
     );
     assert!(acknowledged as u64 > proposals / 3, "only {acknowledged} of {proposals} acknowledged");
 }

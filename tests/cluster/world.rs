@@ -42,8 +42,12 @@ pub struct Weather {
     pub fsync_us: (u64, u64),
 }
 
-pub const CALM: Weather =
-    Weather { drop_per_mille: 0, duplicate_per_mille: 0, delay_us: (100, 100), fsync_us: (200, 200) };
+pub const CALM: Weather = Weather {
+    drop_per_mille: 0,
+    duplicate_per_mille: 0,
+    delay_us: (100, 100),
+    fsync_us: (200, 200),
+};
 pub const STORMY: Weather = Weather {
     drop_per_mille: 10,
     duplicate_per_mille: 10,
@@ -112,6 +116,7 @@ pub struct World {
     pub proposals: u64,
     pub faults: u64,
     pub elections: u64,
+    pub elections_checked: u64,
     pub trace: Vec<String>,
 }
 
@@ -191,6 +196,7 @@ impl World {
             proposals: 0,
             faults: 0,
             elections: 0,
+            elections_checked: 0,
             trace: Vec::new(),
         }
     }
@@ -250,8 +256,8 @@ impl World {
         let (log, recovery) = Log::open(engine.clone()).expect("the log opens");
         assert_eq!(recovery.damaged, None, "no simulated fault damages a log");
         let (lsn, chain) = node.disk.watermark;
-        let remembers = lsn <= log.shape().last_lsn()
-            && log.chain_at(lsn).expect("readable") == chain;
+        let remembers =
+            lsn <= log.shape().last_lsn() && log.chain_at(lsn).expect("readable") == chain;
         if !remembers {
             node.disk.incarnation = Incarnation(node.disk.incarnation.0 ^ 0xdead);
         }
@@ -278,8 +284,7 @@ impl World {
             node.disk.state = MemoryEngine::default();
         }
         let state: Arc<dyn Engine> = Arc::new(node.disk.state.clone());
-        let applier =
-            Applier::open(source, state, vec![Box::new(Tally)]).expect("the state opens");
+        let applier = Applier::open(source, state, vec![Box::new(Tally)]).expect("the state opens");
         let writes: Arc<Mutex<VecDeque<LogWrite>>> = Arc::default();
         let transport = SimTransport { from: index, outbox: self.outbox.clone() };
         let host = Host::new(
@@ -527,20 +532,25 @@ impl World {
         }
     }
 
+    /// A winner's right is checked where nothing excuses it: a lower node that was up, eligible
+    /// and linked without a fault to all others for a while, which were up themselves.
     fn check_election(&mut self, winner: usize) {
-        let settled = 3_000_000_000;
-        let steady = |world: &World, a: usize, b: usize| {
-            let quiet = |link| world.link_fault_at.get(&link).is_none_or(|at| at + settled < world.now);
-            !world.cut.contains(&(a, b)) && quiet((a, b)) && !world.cut.contains(&(b, a)) && quiet((b, a))
+        let long_ago = self.now.saturating_sub(3_000_000_000);
+        let running = |index: usize| self.nodes[index].running.is_some();
+        let steady = |from: usize, to: usize| {
+            let faulty = self.link_fault_at.get(&(from, to)).is_some_and(|at| *at >= long_ago);
+            !faulty && !self.cut.contains(&(from, to))
         };
-        for lower in 0..winner {
-            let node = &self.nodes[lower];
-            let up = node.running.is_some() && node.up_since + settled < self.now;
-            let all = (0..self.len()).all(|other| {
-                other == lower || self.nodes[other].running.is_none() || steady(self, lower, other)
-            });
+        let all_settled = (0..self.len()).all(|n| !running(n) || self.nodes[n].up_since < long_ago);
+        if !all_settled {
+            return;
+        }
+        self.elections_checked += 1;
+        for lower in (0..winner).filter(|n| running(*n)) {
+            let others = (0..self.len()).filter(|n| *n != lower && running(*n));
+            let linked = others.into_iter().all(|n| steady(lower, n) && steady(n, lower));
             assert!(
-                !(up && node.eligible && self.counts(lower) && all),
+                !(linked && self.nodes[lower].eligible && self.counts(lower)),
                 "seed {}: n{} won while n{} was there\n{}",
                 self.seed,
                 winner + 1,

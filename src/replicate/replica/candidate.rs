@@ -53,7 +53,7 @@ impl Replica {
     pub(super) fn tick_candidate(&mut self, now: Moment) {
         let State::Candidate(candidate) = &self.state else { return };
         if now.since(candidate.progress_at) >= self.timing.suspect_after {
-            self.stood_in_vain = true;
+            self.stood_in_vain += 1;
             self.follow_nobody(now, Duration::ZERO);
         }
     }

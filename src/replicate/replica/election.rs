@@ -9,6 +9,9 @@ use crate::{
     types::{NodeId, Term},
 };
 
+/// So often a node claims to go first without getting a quorum.
+const VAIN_ATTEMPTS_MAX: u32 = 3;
+
 /// A node that asks whether it would get promises.
 #[derive(Debug)]
 pub(super) struct PreCandidate {
@@ -66,7 +69,7 @@ impl Replica {
             self.pre_vote_won(now);
         }
         if waited >= self.timing.suspect_after && matches!(self.state, State::PreCandidate(_)) {
-            self.stood_in_vain = true;
+            self.stood_in_vain += 1;
             self.follow_nobody(now, Duration::ZERO);
         }
     }
@@ -80,8 +83,10 @@ impl Replica {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, ask: &PreVote, now: Moment) {
-        let goes_first =
-            self.id < from && self.may_stand() && !self.stood_in_vain && !self.bound_to_leader(now);
+        let goes_first = self.id < from
+            && self.may_stand()
+            && self.stood_in_vain < VAIN_ATTEMPTS_MAX
+            && !self.bound_to_leader(now);
         let granted = ask.number > self.hard.seen()
             && self.may_promise()
             && !goes_first

@@ -32,7 +32,7 @@ impl Replica {
             self.fatal(format!("two leaders of one term: {other} and {term}"));
             return false;
         }
-        self.stood_in_vain = false;
+        self.stood_in_vain = 0;
         match &mut self.state {
             State::Follower(following) if following.term.as_ref() == Some(term) => {
                 following.heard_at = Some(now);

@@ -66,8 +66,9 @@ pub struct Replica {
     pub(super) quiet_until: Moment,
     /// Since when there is no leader to follow; a node stands some time after it.
     pub(super) leaderless_since: Moment,
-    /// It stood since it last had a leader, and got no quorum: it no longer claims to go first.
-    pub(super) stood_in_vain: bool,
+    /// How often it stood since it last had a leader, and got no quorum: after a few times it no
+    /// longer claims to go first, lest it hold up those who can reach more nodes.
+    pub(super) stood_in_vain: u32,
     /// The highest term number heard of in refusals; binds nothing.
     pub(super) number_heard: u64,
     heartbeat_due: Moment,
@@ -144,7 +145,7 @@ impl Replica {
             state: State::Follower(Following::default()),
             quiet_until,
             leaderless_since: quiet_until,
-            stood_in_vain: false,
+            stood_in_vain: 0,
             number_heard: 0,
             heartbeat_due: start.now,
             next_ticket: 1,
