@@ -206,6 +206,16 @@ impl<W: LogWriter> Host<W> {
         &mut self.replica
     }
 
+    /// The writer of the log.
+    pub fn writer_mut(&mut self) -> &mut W {
+        &mut self.writer
+    }
+
+    /// The node stops: nobody gets another answer from here.
+    pub fn stop(&mut self) {
+        self.answer_all(&ProposeError::Indeterminate);
+    }
+
     /// A reader of the log for other threads.
     pub fn reader(&self) -> LogReader {
         self.reader.clone()

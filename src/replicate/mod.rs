@@ -11,9 +11,11 @@
 //! feeds the host from channels. A simulation runs replica and host as they are.
 
 pub mod boot;
+pub mod driver;
 pub mod host;
 pub mod message;
 pub mod propose;
 pub mod replica;
 pub mod role;
+pub mod storage;
 pub mod transport;

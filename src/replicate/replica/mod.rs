@@ -27,5 +27,6 @@ mod timing;
 
 pub use effect::{Effect, Entries, HardState, Ticket, Write};
 pub use founding::FoundingPlan;
+pub use peers::Peer;
 pub use state::{Replica, Start};
 pub use timing::Timing;
