@@ -84,8 +84,7 @@ impl LogStorage {
             // The receiver is gone only while the node stops.
             drop(reports.send(report(&kept, &committed)));
         })?;
-        let storage =
-            Self { committer, keeper, backlog: VecDeque::new(), events, last_ticket: 0 };
+        let storage = Self { committer, keeper, backlog: VecDeque::new(), events, last_ticket: 0 };
         Ok((storage, events_rx))
     }
 
