@@ -150,7 +150,7 @@ fn asked(host: &mut Host<LogStorage>, request: Request) {
             let heir = host.replica_mut().hand_over(clock::now());
             host.settle(clock::now());
             // Whoever asked may have given up waiting.
-            drop(answer.send(heir));
+            let _gone = answer.send(heir);
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cluster::identity::{DurableMark, Identity, IdentityError, IdentityStore},
-    log::writer::{Committed, Committer, CommitterCounts, SubmitError},
+    log::{Committed, Committer, CommitterCounts, SubmitError},
     store::{Batch, Durability, Engine},
     types::{ChainHash, ClusterId, Lsn},
 };

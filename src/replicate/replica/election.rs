@@ -33,13 +33,18 @@ impl Replica {
             self.leaderless_since = now;
         }
         let State::Follower(Following { heard_at: None, .. }) = &self.state else { return };
-        if !self.may_stand() {
+        if !self.may_stand() || (self.configuration().is_none() && !self.all_alive(now)) {
             return;
         }
         let rank = u32::try_from(self.before_me(now).len()).unwrap_or(u32::MAX);
         if now >= self.leaderless_since + self.timing.stand_step.saturating_mul(rank) {
             self.stand(now);
         }
+    }
+
+    /// A cluster is founded by all of its founders.
+    fn all_alive(&self, now: Moment) -> bool {
+        self.peers.keys().all(|id| self.peer_alive(id, now))
     }
 
     /// Asks everyone for a pre-vote.
