@@ -9,3 +9,4 @@
 //! quorum to forget. The identity is what notices. It decides nothing about terms or members.
 
 pub mod identity;
+pub mod membership;
