@@ -15,22 +15,35 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    sync::Once,
 };
 
 use bytes::Bytes;
 use wolfscale::{
-    apply::sessions::SessionCommand,
-    cluster::identity::{DurableMark, Identity, IdentityFile, IdentityStore},
+    apply::{AppliedV1, sessions::SessionCommand},
+    cluster::{
+        identity::{DurableMark, Identity, IdentityFile, IdentityStore},
+        membership::{Configuration, Fork, Member, Policy, Standing},
+    },
     db::{
         command::{DbCommand, Transaction},
         gtid::Gtid,
+        index::DbPlaceV1,
     },
     disk::command::{
         Attributes, Caller, Content, DiskCommand, DiskOperation, Extent, LockRange, NewInode,
         Place, XattrMode,
     },
     kv::command::{KvCommand, LeaseId},
-    log::entry::{Entry, EntryKind, Part},
+    log::{
+        TermRunV1,
+        entry::{Entry, EntryKind, Part},
+    },
+    replicate::replica::HardState,
+    store::{
+        codec::{self, Compress, Stored},
+        keys,
+    },
     types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId, RequestId, Term},
 };
 
@@ -67,6 +80,8 @@ where
 fn fixtures() -> Vec<Fixture> {
     let mut all = entries();
     all.push(fixture("identity-v1", identity(), write_identity, read_identity));
+    all.extend(clusters());
+    all.extend(states());
     all.extend(databases());
     all.extend(sessions().map(|(name, command)| {
         let name = format!("session-{name}-v1");
@@ -89,12 +104,9 @@ fn fixtures() -> Vec<Fixture> {
 
 #[test]
 fn every_format_is_read_and_written_as_ever() {
+    write_new();
     for fixture in fixtures() {
         let path = path(&fixture.name);
-        if !path.exists() && std::env::var_os(WRITE_NEW).is_some() {
-            let mut file = File::create_new(&path).expect("is new");
-            file.write_all(&fixture.bytes).expect("writes");
-        }
         let stored = fs::read(&path)
             .unwrap_or_else(|e| panic!("{}: {e}; if it is new, set {WRITE_NEW}=1", path.display()));
         (fixture.check)(&stored);
@@ -104,6 +116,7 @@ fn every_format_is_read_and_written_as_ever() {
 
 #[test]
 fn every_fixture_is_tested_and_documented() {
+    write_new();
     let files = fs::read_dir(directory()).expect("is there").map(|file| {
         let name = file.expect("is readable").file_name().into_string().expect("UTF-8");
         name.strip_suffix(".bin").expect("only fixtures are there").to_owned()
@@ -115,6 +128,41 @@ fn every_fixture_is_tested_and_documented() {
     for name in tested {
         assert!(manual.contains(&format!("`{name}`")), "docs/storage-format.md lacks {name}");
     }
+}
+
+#[test]
+fn keys_are_laid_out_as_ever() {
+    assert_eq!(keys::lsn(Lsn(0x0102_0304)), [0, 0, 0, 0, 1, 2, 3, 4]);
+    assert_eq!(keys::parse_lsn(&[0, 0, 0, 0, 1, 2, 3, 4]), Some(Lsn(0x0102_0304)));
+    assert_eq!(keys::gtid(5, 0x0607), [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 6, 7]);
+    let spaces = [
+        keys::ENTRIES,
+        keys::LOG_META,
+        keys::TERM_RUNS,
+        keys::CONFIGURATIONS,
+        keys::APPLIED,
+        keys::DB_GTIDS,
+        keys::DB_FORMATS,
+        keys::DB_META,
+    ];
+    assert_eq!(spaces.map(|space| space.0), [1, 2, 3, 4, 0x10, 0x20, 0x21, 0x22]);
+}
+
+/// Writes the files that do not exist, if asked to.
+fn write_new() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if std::env::var_os(WRITE_NEW).is_none() {
+            return;
+        }
+        for fixture in fixtures() {
+            let path = path(&fixture.name);
+            if !path.exists() {
+                let mut file = File::create_new(&path).expect("is new");
+                file.write_all(&fixture.bytes).expect("writes");
+            }
+        }
+    });
 }
 
 fn directory() -> PathBuf {
@@ -197,6 +245,62 @@ fn read_identity(bytes: &[u8]) -> anyhow::Result<Identity> {
     let file = IdentityFile::open(path)?;
     anyhow::ensure!(file.torn_slot().is_none(), "{:?}", file.torn_slot());
     Ok(file.load()?)
+}
+
+fn configuration() -> Configuration {
+    let member = |id: &str, standing, demoted: bool| Member {
+        id: node(id),
+        address: format!("{id}.example:8080"),
+        incarnation: Incarnation(0x0123_4567_89ab_cdef),
+        standing,
+        never_leader: !demoted,
+        demoted,
+    };
+    Configuration {
+        cluster: ClusterId([0xc1; 16]),
+        policy: Policy::Survivor,
+        min_active: 1,
+        members: vec![
+            member("node-01", Standing::Member, true),
+            member("node-02", Standing::Learner, false),
+            member("node-03", Standing::Witness, false),
+        ],
+        preferred_leader: Some(node("node-02")),
+        base_gtid: Some("0-1-5,1-2-7".to_owned()),
+    }
+}
+
+fn clusters() -> [Fixture; 4] {
+    let majority = Configuration {
+        policy: Policy::Majority,
+        preferred_leader: None,
+        base_gtid: None,
+        ..configuration()
+    };
+    let fork = Fork { forcer: node("node-01"), committed_lsn: 41, configuration: configuration() };
+    let hard = HardState { promised: Some(term(7, "node-01")), accepted: Some(term(6, "node-02")) };
+    let plain = |configuration, name| {
+        fixture(name, configuration, Configuration::encode, Configuration::decode)
+    };
+    [
+        plain(configuration(), "configuration-survivor-v1"),
+        plain(majority, "configuration-majority-v1"),
+        fixture("fork-v1", fork, Fork::encode, Fork::decode),
+        fixture("hard-state-v1", hard, HardState::encode, HardState::decode),
+    ]
+}
+
+/// Values that are stored as they are.
+fn states() -> [Fixture; 3] {
+    let run = TermRunV1 { number: 7, leader: "node-01".to_owned(), lineage: [0x1e; 16] };
+    let applied = AppliedV1 { lsn: 4711, chain: [0xd0; 32], open_since: 4709 };
+    let place =
+        DbPlaceV1 { domain: 1, server: 2, sequence: 75_720, first: 4700, last: 4711, term: 7 };
+    [stored("term-run-v1", run), stored("applied-v1", applied), stored("db-place-v1", place)]
+}
+
+fn stored<T: Stored + PartialEq + Debug + 'static>(name: &str, value: T) -> Fixture {
+    fixture(name, value, |value| codec::encode(value, Compress::Never), codec::decode::<T>)
 }
 
 fn databases() -> [Fixture; 3] {
