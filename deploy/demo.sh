@@ -125,7 +125,7 @@ choose_ports() {
 choose_secrets() {
     local name
     mkdir -m 700 "$HOME_DIR/secret"
-    for name in cluster admin feed app; do
+    for name in cluster admin app; do
         (umask 077; od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$HOME_DIR/secret/$name")
     done
 }
@@ -145,7 +145,10 @@ bind_address = 127.0.0.1
 user = mysql
 skip_name_resolve = 1
 innodb_buffer_pool_size = 64M
-
+!includedir $dir/conf.d
+CNF
+    cat >"$dir/conf.d/99-wolfscale.cnf" <<CNF
+[mariadbd]
 server_id = $number
 init_file = $dir/init.sql
 log_bin = binlog
@@ -213,9 +216,11 @@ SQL
 }
 
 write_node_config() {
-    local node=$1 dir=$HOME_DIR/$1 peer
-    {
-        cat <<TOML
+    local node=$1 dir=$HOME_DIR/$1 peer members=
+    for peer in "${NODES[@]}"; do
+        members+="    { id = \"$peer\", address = \"127.0.0.1:$(port "$peer" grpc)\" },"$'\n'
+    done
+    cat >"$dir/wolfscale.toml" <<TOML
 [node]
 id = "$node"
 data_dir = "$dir/data"
@@ -223,40 +228,29 @@ data_dir = "$dir/data"
 [cluster]
 secret_file = "$HOME_DIR/secret/cluster"
 policy = "majority"
+initial_members = [
+$members]
 
-[cluster.members]
-TOML
-        for peer in "${NODES[@]}"; do
-            printf '%s = "127.0.0.1:%s"\n' "$peer" "$(port "$peer" grpc)"
-        done
-        cat <<TOML
-
-[grpc]
-listen = "127.0.0.1:$(port "$node" grpc)"
-
-[http]
-listen = "127.0.0.1:$(port "$node" http)"
+[listen]
+grpc = "127.0.0.1:$(port "$node" grpc)"
+http = "127.0.0.1:$(port "$node" http)"
 
 [db]
 socket = "$dir/run/db.sock"
 user = "wolfscale"
 password_file = "$HOME_DIR/secret/admin"
 server_id = ${node#n}
+feed_listen = "127.0.0.1:$(port "$node" feed)"
+dropin_path = "$dir/conf.d/99-wolfscale.cnf"
+init_file = "$dir/init.sql"
 control = "commands"
-
-[db.commands]
-start = ["$dir/db-start", "--init-rpl-role=SLAVE"]
-start_default_role = ["$dir/db-start", "--init-rpl-role=MASTER"]
-stop = ["$dir/db-stop"]
-kill = ["$dir/db-kill"]
+start_command = ["$dir/db-start", "--init-rpl-role=SLAVE"]
+start_default_role_command = ["$dir/db-start", "--init-rpl-role=MASTER"]
+stop_command = ["$dir/db-stop"]
+kill_command = ["$dir/db-kill"]
 pid_file = "$dir/run/db.pid"
-output = "$dir/run/db-commands.log"
-
-[db.feed]
-listen = "127.0.0.1:$(port "$node" feed)"
-password_file = "$HOME_DIR/secret/feed"
+command_output = "$dir/run/db-commands.log"
 TOML
-    } >"$dir/wolfscale.toml"
 }
 
 set_up() {
@@ -266,7 +260,7 @@ set_up() {
     choose_ports
     choose_secrets
     for node in "${NODES[@]}"; do
-        mkdir -p "$HOME_DIR/$node/data"
+        mkdir -p "$HOME_DIR/$node/data" "$HOME_DIR/$node/conf.d"
         write_db_config "$node" "${node#n}"
         write_db_commands "$node"
         write_node_config "$node"
