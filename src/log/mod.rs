@@ -1,10 +1,13 @@
 //! The write-ahead log: entries in order, durable by group commit, with watermarks to wait for.
 //!
-//! `entry.rs` is the entry and its hash chain, `watermark.rs` how far things have come. The log
+//! `entry.rs` is the entry and its hash chain, `writer.rs` the group commit, `watermark.rs` how far
+//! things have come. The log
 //! never knows what a command means.
 
 pub mod entry;
 mod source;
 pub mod watermark;
+mod writer;
 
 pub use source::EntrySource;
+pub use writer::{COMMITS_WAITING_MAX, Committed, Committer, CommitterCounts, SubmitError};

@@ -121,6 +121,16 @@ pub enum StoreError {
     Codec(#[from] super::codec::CodecError),
 }
 
+/// Refuses a batch with a value that is too large, before anything of it is written.
+pub fn check_values(batch: &Batch) -> Result<(), StoreError> {
+    batch.0.iter().try_for_each(|change| match change {
+        Change::Put(space, _, value) if value.len() > VALUE_BYTES_MAX => {
+            Err(StoreError::ValueTooLarge { space: *space, bytes: value.len() })
+        }
+        _ => Ok(()),
+    })
+}
+
 /// Keys and values received by a scan, in its order.
 pub type Rows = Vec<(Bytes, Bytes)>;
 

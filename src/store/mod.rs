@@ -12,8 +12,12 @@
 pub mod codec;
 mod engine;
 pub mod keys;
+mod memory;
+mod sled;
 
 pub use engine::{
     Batch, Change, Direction, Durability, Engine, Reclaimed, Rows, Space, StoreError,
-    VALUE_BYTES_MAX,
+    VALUE_BYTES_MAX, check_values,
 };
+pub use memory::{MemoryEngine, SyncFault};
+pub use sled::{SledEngine, SledOptions};
