@@ -6,11 +6,16 @@
 //! hang has a `lock_wait_timeout` on the server and a time-out here. No session writes a binlog
 //! (`sql_log_bin=0`), so the product never makes a transaction of its own.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Value, prelude::Queryable};
 
 use super::gtid::Gtid;
+use crate::clock::{self, Moment};
 
 /// How long the server lets a statement of ours wait for a metadata or backup lock.
 pub const LOCK_WAIT_SECONDS: u32 = 1;
@@ -147,6 +152,40 @@ pub struct Positions {
     pub current: String,
     /// `@@read_only`.
     pub read_only: bool,
+    /// No events, relaxed redo flush: as [`Session::relax`] sets a follower.
+    pub relaxed: bool,
+    /// Which run of the server this is; `None` if its process is not of this machine.
+    pub run: Option<ServerRun>,
+}
+
+/// One run of a server's process: another one means that it was restarted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerRun {
+    /// Its process ID.
+    pub pid: u32,
+    /// When it started, in ticks since boot.
+    pub ticks: u64,
+}
+
+/// A tick of /proc: USER_HZ is 100 on every Linux.
+const TICK_MS: u64 = 10;
+
+impl ServerRun {
+    /// The run that `@@pid_file` names, relative to `@@datadir`.
+    pub fn of(pid_file: &str, datadir: &str) -> Option<Self> {
+        let path = PathBuf::from(datadir).join(pid_file);
+        let pid: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        // Field 22 of /proc/PID/stat (proc(5)); the name before it may hold spaces.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let ticks = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid, ticks })
+    }
+
+    /// When it started, rounded up by a tick.
+    pub fn started(self) -> Option<SystemTime> {
+        let start = Moment::default() + Duration::from_millis((self.ticks + 1) * TICK_MS);
+        SystemTime::now().checked_sub(clock::now().since(start))
+    }
 }
 
 /// What `SHOW SLAVE STATUS` says.
@@ -243,7 +282,9 @@ impl Session {
     /// GTID positions within `domain`, and `read_only`. Cannot hang behind waiting commits.
     pub async fn positions(&mut self, domain: u32) -> Result<Positions, DbError> {
         let what = "read positions";
-        let sql = "SELECT @@gtid_slave_pos, @@gtid_binlog_pos, @@gtid_current_pos, @@read_only";
+        let sql = "SELECT @@gtid_slave_pos, @@gtid_binlog_pos, @@gtid_current_pos, @@read_only, \
+                   @@innodb_flush_log_at_trx_commit=2 AND @@event_scheduler='OFF', \
+                   @@pid_file, @@datadir";
         let row = self.row(what, sql.into()).await?;
         let text = |i: usize| row.get(i).and_then(|c| c.1.clone()).unwrap_or_default();
         let within = |i: usize| {
@@ -256,6 +297,8 @@ impl Session {
             binlog: within(1)?,
             current: text(2),
             read_only: text(3) == "1",
+            relaxed: text(4) == "1",
+            run: ServerRun::of(&text(5), &text(6)),
         })
     }
 

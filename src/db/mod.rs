@@ -2,7 +2,10 @@
 
 pub mod command;
 pub mod control;
+pub mod controller;
+pub mod ddl_fence;
 pub mod gtid;
+pub mod health;
 pub mod mariadb;
 pub mod requirements;
 pub mod status;

@@ -10,13 +10,12 @@ use std::{
     fmt::Write as _,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::process::Command;
 
-use super::mariadb::{DbError, Session};
-use crate::clock::{self, Moment};
+use super::mariadb::{DbError, ServerRun, Session};
 
 /// Where Debian's MariaDB reads drop-ins; ours sorts last.
 pub const DROP_IN: &str = "/etc/mysql/mariadb.conf.d/99-wolfscale.cnf";
@@ -31,8 +30,6 @@ const SEMI_SYNC: &str = "rpl_semi_sync_master_enabled";
 const PRINT_DEFAULTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The option groups that the server reads, apart from those with its version in their name.
 const GROUPS: [&str; 4] = ["mysqld", "server", "mariadb", "mariadbd"];
-/// A tick of /proc: USER_HZ is 100 on every Linux.
-const TICK_MS: u64 = 10;
 
 /// How a required option is seen on a live server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +99,7 @@ const REQUIRED: &[Requirement] = &[
         "a server must take its own transactions back from the cluster",
     ),
     option("skip_slave_start", "1", "the node decides when the server follows"),
+    option("read_only", "1", "nobody writes until the node knows the server's part"),
 ];
 
 /// What is wanted of one particular server.
@@ -317,12 +315,11 @@ fn same(a: &str, b: &str) -> bool {
 }
 
 async fn options_of(live: &BTreeMap<String, String>, wanted: &Wanted) -> StartOptions {
-    let Some(pid) = live.get("pid_file").and_then(|file| read_pid(file, live.get("datadir")))
-    else {
+    let text = |name: &str| live.get(name).map_or("", String::as_str);
+    let Some(run) = ServerRun::of(text("pid_file"), text("datadir")) else {
         return StartOptions::default();
     };
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let Ok(cmdline) = std::fs::read(process.join("cmdline")) else {
+    let Ok(cmdline) = std::fs::read(format!("/proc/{}/cmdline", run.pid)) else {
         return StartOptions::default();
     };
     let arguments: Vec<String> = cmdline
@@ -334,23 +331,8 @@ async fn options_of(live: &BTreeMap<String, String>, wanted: &Wanted) -> StartOp
     let from_files = print_defaults(&arguments).await;
     let values = from_files.iter().chain(&arguments).filter_map(|a| parse_option(a)).collect();
     let changed = std::fs::metadata(&wanted.drop_in).and_then(|m| m.modified()).ok();
-    let stale = matches!((changed, started(&process)), (Some(at), Some(start)) if at > start);
+    let stale = matches!((changed, run.started()), (Some(at), Some(start)) if at > start);
     StartOptions { values, stale, readable: true }
-}
-
-fn read_pid(file: &str, datadir: Option<&String>) -> Option<u32> {
-    let path = datadir.map_or_else(PathBuf::new, PathBuf::from).join(file);
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// When a process started, rounded up by its clock's tick: `/proc/PID/stat` field 22, in ticks since
-/// boot (proc(5)).
-fn started(process: &Path) -> Option<SystemTime> {
-    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
-    let after_name = stat.rsplit_once(')')?.1;
-    let ticks: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
-    let start = Moment::default() + Duration::from_millis((ticks + 1) * TICK_MS);
-    SystemTime::now().checked_sub(clock::now().since(start))
 }
 
 /// What the server read from its option files. An argument such as `--defaults-file` leads.
