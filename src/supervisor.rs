@@ -128,7 +128,7 @@ pub async fn run(settings: SupervisorSettings, arguments: Vec<OsString>) -> u8 {
                 std::future::pending::<u8>().await
             };
             tokio::select! {
-                code = supervise(&settings, &arguments, &stop) => code,
+                code = run_until(&settings, &arguments, &stop) => code,
                 code = asked => code,
             }
         }
@@ -139,7 +139,8 @@ pub async fn run(settings: SupervisorSettings, arguments: Vec<OsString>) -> u8 {
     }
 }
 
-async fn supervise(
+/// As [`run`], stopped by a token instead of a signal.
+pub async fn run_until(
     settings: &SupervisorSettings,
     arguments: &[OsString],
     stop: &CancellationToken,
