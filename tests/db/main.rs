@@ -1,1 +1,6 @@
 //! Capture, feed and roles against real MariaDB servers.
+
+#[path = "../support/mariadb.rs"]
+mod mariadb;
+#[path = "../support/ports.rs"]
+mod ports;
