@@ -2,4 +2,6 @@
 
 pub mod command;
 pub mod gtid;
+pub mod index;
+pub mod protocol;
 pub mod status;
