@@ -1,5 +1,6 @@
 //! The replica core: golden scripts and seeded simulation of whole clusters.
 
+mod golden;
 mod scenarios;
 mod simulation;
 mod world;

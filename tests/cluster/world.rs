@@ -20,7 +20,7 @@ use wolfscale::{
     replicate::{
         boot::{Boot, start_replica},
         host::{Host, LogWrite, LogWriter},
-        message::Envelope,
+        message::{Envelope, Message},
         propose::{Proposal, ProposeError, Released},
         replica::{FoundingPlan, HardState, Timing},
         role::RoleView,
@@ -118,6 +118,8 @@ pub struct World {
     pub elections: u64,
     pub elections_checked: u64,
     pub trace: Vec<String>,
+    /// Whether messages other than heartbeats go into the trace.
+    pub record_messages: bool,
 }
 
 struct SimTransport {
@@ -198,6 +200,7 @@ impl World {
             elections: 0,
             elections_checked: 0,
             trace: Vec::new(),
+            record_messages: false,
         }
     }
 
@@ -490,6 +493,9 @@ impl World {
     fn deliver_outbox(&mut self) {
         let sent: Vec<_> = self.outbox.lock().expect("one thread").drain(..).collect();
         for (from, to, envelope) in sent {
+            if let Some(line) = self.record_messages.then(|| told(&envelope.message)).flatten() {
+                self.say(format!("n{} → {to} {line}", from + 1));
+            }
             let to = self.nodes.iter().position(|n| n.id == to).expect("a member");
             let lost = self.rng.random_range(0..1000) < self.weather.drop_per_mille;
             if lost || self.cut.contains(&(from, to)) {
@@ -615,4 +621,37 @@ impl World {
             })
         })
     }
+}
+
+/// A message as a protocol trace shows it; heartbeats are left out.
+fn told(message: &Message) -> Option<String> {
+    let yes = |granted: bool| if granted { "granted" } else { "refused" };
+    Some(match message {
+        Message::Heartbeat(_) | Message::HeartbeatReply(_) => return None,
+        Message::PreVote(m) => format!("PreVote {}", m.number),
+        Message::PreVoteReply(m) if m.stands => format!("PreVoteReply {} stands itself", m.number),
+        Message::PreVoteReply(m) => format!("PreVoteReply {} {}", m.number, yes(m.granted)),
+        Message::Prepare(m) if m.handover => format!("Prepare {} handover", m.term),
+        Message::Prepare(m) => format!("Prepare {}", m.term),
+        Message::Promise(m) => format!("Promise {} {} last={}", m.term, yes(m.granted), m.last),
+        Message::Fetch(m) => format!("Fetch {} after={}", m.term, m.after),
+        Message::Fetched(m) => match &m.result {
+            Ok(run) => {
+                format!("Fetched {} after={} entries={}", m.term, m.after, run.entries.len())
+            }
+            Err(hint) => format!("Fetched {} after={} not here, hint={hint}", m.term, m.after),
+        },
+        Message::Append(m) => format!(
+            "Append {} previous={} entries={} committed={}",
+            m.term,
+            m.previous,
+            m.run.entries.len(),
+            m.committed
+        ),
+        Message::Appended(m) => match &m.result {
+            Ok(up_to) => format!("Appended {} up to {up_to}", m.term),
+            Err(hint) => format!("Appended {} refused, hint={hint}", m.term),
+        },
+        Message::Handover { term } => format!("Handover {term}"),
+    })
 }
