@@ -5,4 +5,5 @@
 
 pub mod event;
 pub mod packet;
+pub mod server;
 pub mod value;
