@@ -1,6 +1,7 @@
 //! Capture, feed and roles against real MariaDB servers.
 
 mod controlled;
+mod feed;
 #[path = "../support/mariadb.rs"]
 mod mariadb;
 #[path = "../support/ports.rs"]
