@@ -28,7 +28,7 @@ use bytes::Bytes;
 
 use super::{
     Batch, Change, Direction, Durability, Engine, Reclaimed, Rows, Space, StoreError,
-    engine::check_values,
+    engine::{check_vacant, check_values},
 };
 
 /// sled's segments: the largest it takes, so that no value becomes a blob file.
@@ -280,15 +280,7 @@ impl Engine for SledEngine {
 
     /// Commits wait until the copy is done: sled has no consistent view of a past moment.
     fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
-        let refused = |what: String| StoreError::ReadFailed { path: to.into(), what };
-        let occupied = match fs::read_dir(to) {
-            Ok(mut files) => files.next().is_some(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-            Err(e) => return Err(refused(e.to_string())),
-        };
-        if occupied {
-            return Err(refused("the directory for the snapshot is not empty".to_owned()));
-        }
+        check_vacant(to)?;
         let _no_commits = self.writer()?;
         self.copy_to(&SledEngine::open(to, self.options)?)
     }

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +29,8 @@ trait Subject {
     fn engine(&self) -> Arc<dyn Engine>;
     /// Ends the engine as a process would end, and starts it on the same contents.
     fn reopen(&mut self);
+    /// The engine that a snapshot is.
+    fn open_snapshot(path: &Path) -> Arc<dyn Engine>;
 }
 
 struct Memory(MemoryEngine);
@@ -43,6 +46,10 @@ impl Subject for Memory {
 
     fn reopen(&mut self) {
         self.0.kill();
+    }
+
+    fn open_snapshot(path: &Path) -> Arc<dyn Engine> {
+        Arc::new(MemoryEngine::open_snapshot(path).expect("opens"))
     }
 }
 
@@ -76,6 +83,10 @@ impl Subject for Sled {
         drop(engine);
         self.open();
     }
+
+    fn open_snapshot(path: &Path) -> Arc<dyn Engine> {
+        Arc::new(SledEngine::open(path, SledOptions::default()).expect("opens"))
+    }
 }
 
 macro_rules! suite {
@@ -101,6 +112,7 @@ macro_rules! conformance {
                 large_values_are_refused_whole
                 scans_see_whole_batches
                 reopening_changes_nothing
+                a_snapshot_is_a_store_of_its_own
                 reclaim_loses_nothing
                 it_behaves_like_a_map
             );
@@ -314,6 +326,26 @@ fn reopening_changes_nothing<S: Subject>() {
     commit(&*subject.engine(), [delete(B, b"k")]);
     subject.reopen();
     assert_eq!(all(&*subject.engine(), B), Rows::new());
+}
+
+fn a_snapshot_is_a_store_of_its_own<S: Subject>() {
+    let subject = S::new();
+    let engine = subject.engine();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let to = directory.path().join("copy");
+    commit(&*engine, (0..2000u16).map(|key| put(A, &key.to_be_bytes(), &[key as u8; 1500])));
+    commit(&*engine, [put(LAST, b"", b"")]);
+    let before = [A, B, LAST].map(|space| all(&*engine, space));
+    engine.snapshot(&to).expect("copies");
+    commit(&*engine, [put(A, b"later", b""), delete(LAST, b"")]);
+    let copy = S::open_snapshot(&to);
+    assert_eq!([A, B, LAST].map(|space| all(&*copy, space)), before);
+    commit(&*copy, [put(B, b"the copy's", b"")]);
+    assert_eq!(all(&*engine, B), Rows::new(), "the two are apart");
+    assert_eq!(all(&*engine, A).len(), 2001);
+
+    let error = engine.snapshot(&to).expect_err("it would mix with what is there");
+    assert!(error.to_string().contains("not empty"), "{error}");
 }
 
 fn reclaim_loses_nothing<S: Subject>() {
