@@ -18,6 +18,7 @@ pub mod log;
 pub mod replicate;
 pub mod server;
 pub mod store;
+pub mod supervisor;
 pub mod tasks;
 pub mod types;
 
