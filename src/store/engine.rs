@@ -1,6 +1,9 @@
 //! What the rest of the program asks of an embedded store, and nothing more.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 
@@ -129,6 +132,17 @@ pub fn check_values(batch: &Batch) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     })
+}
+
+/// Refuses a directory for a snapshot that has something in it.
+pub(super) fn check_vacant(directory: &Path) -> Result<(), StoreError> {
+    let what = match fs::read_dir(directory).map(|mut files| files.next().is_some()) {
+        Ok(false) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(true) => "the directory for the snapshot is not empty".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(StoreError::ReadFailed { path: directory.to_owned(), what })
 }
 
 /// Keys and values received by a scan, in its order.

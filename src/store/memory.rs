@@ -4,6 +4,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -12,8 +14,11 @@ use bytes::Bytes;
 
 use super::{
     Batch, Change, Direction, Durability, Engine, Reclaimed, Rows, Space, StoreError,
-    engine::check_values,
+    engine::{check_vacant, check_values},
 };
+
+/// All rows, in the directory of a snapshot.
+const SNAPSHOT_FILE: &str = "rows";
 
 /// What goes wrong with the next sync. Either way the caller hears `WriteFailed`, and the engine
 /// takes no commit until it is restarted.
@@ -43,6 +48,21 @@ impl MemoryEngine {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The engine whose [`Engine::snapshot`] is in a directory.
+    pub fn open_snapshot(path: &Path) -> Result<Self, StoreError> {
+        let bytes = fs::read(path.join(SNAPSHOT_FILE))
+            .map_err(|e| StoreError::ReadFailed { path: path.to_owned(), what: e.to_string() })?;
+        let engine = Self::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let what = || "its rows end too early".to_owned();
+            let (space, key, value) = load_row(&mut rest)
+                .ok_or_else(|| StoreError::Damaged { path: path.to_owned(), what: what() })?;
+            engine.contents().replace(space, key.to_vec(), Some(Bytes::copy_from_slice(value)));
+        }
+        Ok(engine)
     }
 
     /// The machine loses power and starts again: all that was not synced is gone.
@@ -186,10 +206,19 @@ impl Engine for MemoryEngine {
         contents.sync()
     }
 
-    /// Not to be had: there is no directory behind it. A simulation uses [`MemoryEngine::fork`].
     fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
-        let what = "an engine in memory has no files; use `fork`".to_owned();
-        Err(StoreError::ReadFailed { path: to.to_owned(), what })
+        let failed = |what: String| StoreError::ReadFailed { path: to.to_owned(), what };
+        check_vacant(to)?;
+        let mut bytes = vec![];
+        for (space, rows) in &self.contents().rows {
+            rows.iter().for_each(|(key, value)| dump_row(&mut bytes, *space, key, value));
+        }
+        fs::create_dir_all(to).map_err(|e| failed(e.to_string()))?;
+        let written = File::create_new(to.join(SNAPSHOT_FILE)).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|e| failed(e.to_string()))
     }
 
     fn reclaim(&self) -> Result<Reclaimed, StoreError> {
@@ -198,6 +227,26 @@ impl Engine for MemoryEngine {
         let bytes = rows.map(|(key, value)| (key.len() + value.len()) as u64).sum();
         Ok(Reclaimed { before_bytes: bytes, after_bytes: bytes })
     }
+}
+
+fn dump_row(bytes: &mut Vec<u8>, space: Space, key: &[u8], value: &[u8]) {
+    bytes.push(space.0);
+    for part in [key, value] {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+}
+
+fn load_row<'a>(rest: &mut &'a [u8]) -> Option<(Space, &'a [u8], &'a [u8])> {
+    let space = Space(*rest.split_off_first()?);
+    let mut part = || {
+        let (length, after) = rest.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+        let (part, after) = after.split_at_checked(length)?;
+        *rest = after;
+        Some(part)
+    };
+    Some((space, part()?, part()?))
 }
 
 #[cfg(test)]

@@ -28,17 +28,15 @@ use bytes::Bytes;
 
 use super::{
     Batch, Change, Direction, Durability, Engine, Reclaimed, Rows, Space, StoreError,
-    engine::check_values,
+    engine::{check_vacant, check_values},
 };
 
 /// sled's segments: the largest it takes, so that no value becomes a blob file.
 const SEGMENT_BYTES: usize = 16 << 20;
-/// Sled's background thread writes back and collects garbage this often; durability is not its job.
+/// sled's background thread writes back and collects garbage this often; durability is not its job.
 const FLUSH_EVERY_MS: u64 = 500;
 /// sled's log file within its directory: what has to reach the disk.
 const LOG_FILE: &str = "db";
-/// Exists once the files of a new database, `conf` above all, are known to be on disk.
-const SETTLED_FILE: &str = "settled";
 /// How long to wait for another holder of the database to let go.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOCK_WAIT_STEP: Duration = Duration::from_millis(10);
@@ -98,11 +96,10 @@ impl SledEngine {
             Ok(Err(e)) => return Err(damaged(e.to_string())),
             Err(panic) => return Err(damaged(panic_text(&*panic))),
         };
-        settle(&db, &path)
+        sync_files(&db, &path)
             .map_err(|e| StoreError::WriteFailed { path: path.clone(), what: e.to_string() })?;
         let log_file = File::open(path.join(LOG_FILE)).map_err(|e| failed(e.to_string()))?;
-        // What recovery wrote, or a process before this one left in the page cache, counts too.
-        let writer = Writer { log_file, unsynced: true, failed: None };
+        let writer = Writer { log_file, unsynced: false, failed: None };
         Ok(Self { path, options, db, batches: RwLock::new(()), writer: Mutex::new(writer) })
     }
 
@@ -283,15 +280,7 @@ impl Engine for SledEngine {
 
     /// Commits wait until the copy is done: sled has no consistent view of a past moment.
     fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
-        let refused = |what: String| StoreError::ReadFailed { path: to.into(), what };
-        let occupied = match fs::read_dir(to) {
-            Ok(mut files) => files.next().is_some(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-            Err(e) => return Err(refused(e.to_string())),
-        };
-        if occupied {
-            return Err(refused("the directory for the snapshot is not empty".to_owned()));
-        }
+        check_vacant(to)?;
         let _no_commits = self.writer()?;
         self.copy_to(&SledEngine::open(to, self.options)?)
     }
@@ -323,21 +312,33 @@ fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(e) if e.to_string().starts_with("could not acquire lock"))
 }
 
-/// Makes a new database's files and their names durable, once: after a power cut sled's `conf`
-/// was seen with no bytes in it.
-fn settle(db: &sled::Db, path: &Path) -> io::Result<()> {
-    if path.join(SETTLED_FILE).exists() {
-        return Ok(());
-    }
+/// Makes the database's files and their names durable: what recovery wrote, what a process before
+/// this one left in the page cache, and of a new database `conf`, which after a power cut was seen
+/// with no bytes in it. File by file, since `syncfs` would wait for everybody else's writes too.
+fn sync_files(db: &sled::Db, path: &Path) -> io::Result<()> {
     db.flush().map_err(io_error)?;
-    let directory = File::open(path)?;
-    rustix::fs::syncfs(&directory)?;
-    File::create(path.join(SETTLED_FILE))?.sync_all()?;
-    directory.sync_all()?;
+    sync_directory(path)?;
     match path.canonicalize()?.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directory(&entry.path())?;
+        } else {
+            match File::open(entry.path()) {
+                Ok(file) => file.sync_all()?,
+                // sled removes what it has no more use for.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    File::open(path)?.sync_all()
 }
 
 fn full_key(space: Space, key: &[u8]) -> Vec<u8> {

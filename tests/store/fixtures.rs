@@ -54,8 +54,10 @@ struct Fixture {
     name: String,
     bytes: Vec<u8>,
     /// Asserts that bytes hold the fixture's value.
-    check: Box<dyn Fn(&[u8])>,
+    check: Check,
 }
+
+type Check = Box<dyn Fn(&[u8])>;
 
 fn fixture<T, E>(
     name: impl Into<String>,

@@ -1,4 +1,4 @@
-//! What is particular to the engine on sled: its snapshots, and what it says of damage.
+//! What is particular to the engine on sled: what it says of damage, and the files that it makes.
 
 use std::fs;
 
@@ -20,25 +20,6 @@ fn fill(engine: &SledEngine, keys: std::ops::Range<u32>) {
 
 fn rows(engine: &SledEngine) -> Rows {
     engine.scan(SPACE, b"", &[0xff; 8], Direction::Forward, usize::MAX).expect("scans")
-}
-
-#[test]
-fn a_snapshot_is_a_database_of_its_own() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let engine = open(&dir.path().join("db")).expect("opens");
-    fill(&engine, 0..2000);
-    let before = rows(&engine);
-    let to = dir.path().join("copy");
-    engine.snapshot(&to).expect("copies");
-    fill(&engine, 2000..2010);
-    let copy = open(&to).expect("opens");
-    assert_eq!(rows(&copy), before);
-    fill(&copy, 5000..5001);
-    assert_eq!(rows(&engine).len(), 2010, "the two are apart");
-    drop(copy);
-
-    let error = engine.snapshot(&to).expect_err("it would mix with what is there");
-    assert!(error.to_string().contains("not empty"), "{error}");
 }
 
 #[test]
