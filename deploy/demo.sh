@@ -423,8 +423,7 @@ demo() {
 
 status() {
     [[ -e $MARK ]] || fail 'the demo does not run'
-    # shellcheck source=deploy/setup.sh
-    source deploy/setup.sh
+    export CARGO_TARGET_DIR=${WOLFSCALE_TARGET_DIR:-/var/cache/wolfscale/target}
     local node
     for node in "${NODES[@]}"; do
         more "$node: node $(node_pids "$node" | head -n 1 | grep . || echo down), database $(db_pid "$node" | grep . || echo down)"
