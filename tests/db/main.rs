@@ -1,1 +1,7 @@
 //! Capture, feed and roles against real MariaDB servers.
+
+mod controlled;
+#[path = "../support/ports.rs"]
+mod ports;
+mod requirements;
+mod supervisor;
