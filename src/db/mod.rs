@@ -1,5 +1,6 @@
 //! The database path: capture at the leader, feed at the followers (DESIGN §4).
 
+pub mod capture;
 pub mod command;
 pub mod control;
 pub mod controller;

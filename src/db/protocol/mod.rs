@@ -3,6 +3,7 @@
 //!
 //! Nothing here decides anything; bytes from outside are checked and never panic.
 
+pub mod client;
 pub mod event;
 pub mod packet;
 pub mod value;
