@@ -29,7 +29,14 @@ fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
 port() { sed -n "s/^$1 $2 //p" "$HOME_DIR/ports"; }
 password() { cat "$HOME_DIR/secret/$1"; }
-wolfctl() { "$CARGO_TARGET_DIR/debug/wolfctl" --address "127.0.0.1:$(port "$1" grpc)" "${@:2}"; }
+
+# Asks a node. Its exit code also tells whether all is well, which is not the question here.
+wolfctl() {
+    local node=$1
+    shift
+    "$CARGO_TARGET_DIR/debug/wolfctl" --endpoint "127.0.0.1:$(port "$node" grpc)" \
+        --secret-file "$HOME_DIR/secret/cluster" --timeout 2s "$@" || true
+}
 
 # SQL on a node's database by the ordinary client, as an application would connect: by TCP.
 sql() {
@@ -239,6 +246,8 @@ http = "127.0.0.1:$(port "$node" http)"
 socket = "$dir/run/db.sock"
 user = "wolfscale"
 password_file = "$HOME_DIR/secret/admin"
+capture_user = "wolfscale"
+capture_password_file = "$HOME_DIR/secret/admin"
 server_id = ${node#n}
 feed_listen = "127.0.0.1:$(port "$node" feed)"
 dropin_path = "$dir/conf.d/99-wolfscale.cnf"
@@ -275,9 +284,8 @@ set_up() {
 
 # Who leads, as a node sees it; nothing if nobody does. The first "leader" in its status.
 leader_seen_by() {
-    timeout --foreground 5 "$CARGO_TARGET_DIR/debug/wolfctl" \
-        --address "127.0.0.1:$(port "$1" grpc)" status --output json 2>/dev/null |
-        tr -d ' \n' | sed -n 's/.*"leader":"\([a-z0-9.-]*\)".*/\1/p'
+    wolfctl "$1" status --output json 2>/dev/null | tr -d ' \n' |
+        sed -n 's/.*"leader":"\([a-z0-9.-]*\)".*/\1/p'
 }
 
 # Polls a command until it succeeds.
@@ -294,7 +302,7 @@ until_true() {
 find_leader() {
     local node seen
     for node in "$@"; do
-        seen=$(leader_seen_by "$node") || continue
+        seen=$(leader_seen_by "$node")
         if [[ -n $seen && " $* " == *" $seen "* ]]; then
             leader=$seen
             return
@@ -336,7 +344,7 @@ how_to_connect() {
     for node in "${NODES[@]}"; do
         more "  MYSQL_PWD=\$(cat $HOME_DIR/secret/app) mariadb -h 127.0.0.1 -P $(port "$node" db) -u app demo   # $node"
     done
-    more "the cluster: $CARGO_TARGET_DIR/debug/wolfctl --address 127.0.0.1:$(port n1 grpc) list servers"
+    more "the cluster: $CARGO_TARGET_DIR/debug/wolfctl --endpoint 127.0.0.1:$(port n1 grpc) --secret-file $HOME_DIR/secret/cluster list servers"
     more "metrics:     curl http://127.0.0.1:$(port n1 http)/metrics"
     more "logs:        $HOME_DIR/n*/node.log"
     more "stop it:     deploy/demo.sh stop"
@@ -423,15 +431,12 @@ demo() {
 
 status() {
     [[ -e $MARK ]] || fail 'the demo does not run'
-    # shellcheck source=deploy/setup.sh
-    source deploy/setup.sh
+    export CARGO_TARGET_DIR=${WOLFSCALE_TARGET_DIR:-/var/cache/wolfscale/target}
     local node
     for node in "${NODES[@]}"; do
         more "$node: node $(node_pids "$node" | head -n 1 | grep . || echo down), database $(db_pid "$node" | grep . || echo down)"
     done
-    for node in "${NODES[@]}"; do
-        if wolfctl "$node" list servers 2>/dev/null; then break; fi
-    done
+    wolfctl n1 --endpoint "127.0.0.1:$(port n2 grpc)" list servers
     how_to_connect
 }
 

@@ -4,6 +4,7 @@
 #
 #   WOLFSCALE_TARGET_DIR   where build results go (default /var/cache/wolfscale/target)
 set -euo pipefail
+export HOME=${HOME:-/root}
 
 readonly SETUP_PACKAGES=(
     gcc libc6-dev mariadb-server mariadb-client mariadb-backup sysbench strace iproute2 nftables

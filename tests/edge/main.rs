@@ -2,4 +2,5 @@
 
 #[path = "../support/ports.rs"]
 mod ports;
+mod replicas;
 mod transport;
