@@ -3,7 +3,9 @@
 mod capture;
 mod fake_log;
 mod feed;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/mariadb.rs"]
 mod mariadb;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/ports.rs"]
 mod ports;
