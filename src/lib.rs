@@ -11,8 +11,11 @@
 pub mod apply;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod db;
 pub mod log;
+pub mod metrics;
+pub mod node;
 pub mod replicate;
 pub mod server;
 pub mod store;

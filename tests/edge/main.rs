@@ -1,1 +1,4 @@
 //! Configuration, gRPC, HTTP, wolfctl and the peers' transport.
+
+mod admin;
+mod command_line;
