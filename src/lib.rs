@@ -11,10 +11,13 @@
 pub mod apply;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod db;
 pub mod disk;
 pub mod kv;
 pub mod log;
+pub mod metrics;
+pub mod node;
 pub mod replicate;
 pub mod server;
 pub mod store;

@@ -1,0 +1,16 @@
+//! The one place that maps our errors to gRPC status codes.
+
+use tonic::Status;
+
+use crate::server::backend::BackendError;
+
+impl From<BackendError> for Status {
+    fn from(error: BackendError) -> Self {
+        let message = error.to_string();
+        match error {
+            BackendError::NoDatabase => Status::failed_precondition(message),
+            BackendError::Rejected(_) => Status::unavailable(message),
+            BackendError::Indeterminate(_) => Status::unknown(message),
+        }
+    }
+}

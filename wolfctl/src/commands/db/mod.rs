@@ -1,0 +1,4 @@
+//! `wolfctl db …`
+
+pub mod configure;
+pub mod diagnose;

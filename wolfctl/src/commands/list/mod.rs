@@ -1,0 +1,3 @@
+//! `wolfctl list …`
+
+pub mod servers;
