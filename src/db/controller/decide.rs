@@ -243,6 +243,9 @@ fn promote_or_rest(seen: &Observation, server: &ServerSeen) -> Action {
 }
 
 fn behind(log: &LogSeen, server: &ServerSeen) -> String {
+    if let Some((code, text)) = server.replica.as_ref().map(|r| &r.io_error).filter(|e| e.0 != 0) {
+        return format!("the feed is not reached: error {code}: {text}");
+    }
     let tail = log.tail.map_or(0, |gtid| gtid.sequence);
     match tail.saturating_sub(server.replica_at.sequence()) {
         0 => String::new(),
