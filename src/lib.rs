@@ -10,6 +10,7 @@
 
 pub mod apply;
 pub mod clock;
+pub mod cluster;
 pub mod db;
 pub mod log;
 pub mod replicate;

@@ -8,7 +8,9 @@
 //! in the command, and all that it does is in the batch, which carries the applied LSN with it.
 
 mod assemble;
+mod driver;
 mod machine;
 
 pub use assemble::{Assembler, Command};
+pub use driver::{AppliedV1, Applier, StateCheck, check_state};
 pub use machine::{ApplyError, StateMachine};

@@ -1,11 +1,14 @@
 //! The database path: capture at the leader, feed at the followers (DESIGN §4).
 
+pub mod capture;
 pub mod command;
 pub mod control;
 pub mod controller;
 pub mod ddl_fence;
 pub mod gtid;
 pub mod health;
+pub mod index;
 pub mod mariadb;
+pub mod protocol;
 pub mod requirements;
 pub mod status;

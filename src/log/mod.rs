@@ -5,9 +5,14 @@
 //! never knows what a command means.
 
 pub mod entry;
+#[allow(clippy::module_inception)]
+mod log;
+mod shape;
 mod source;
 pub mod watermark;
 mod writer;
 
+pub use log::{Draft, Log, LogError, LogReader, Recovery, TermRunV1};
+pub use shape::Shape;
 pub use source::EntrySource;
 pub use writer::{COMMITS_WAITING_MAX, Committed, Committer, CommitterCounts, SubmitError};

@@ -243,3 +243,168 @@ fn weight(batch: &Batch) -> usize {
     });
     weights.sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{MemoryEngine, Space, SyncFault, VALUE_BYTES_MAX};
+
+    const SPACE: Space = Space(1);
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn put(key: u64) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(SPACE, key.to_be_bytes(), vec![1]);
+        batch
+    }
+
+    fn committer(engine: &Arc<dyn Engine>) -> (Committer, Receiver<Committed>) {
+        let (done_tx, done_rx) = mpsc::channel();
+        let done = move |committed| done_tx.send(committed).expect("the test listens");
+        (Committer::spawn(engine.clone(), "committer", done).expect("spawns"), done_rx)
+    }
+
+    /// Waits until `ticket` is done; asserts that tickets come in order.
+    fn done_up_to(done_rx: &Receiver<Committed>, ticket: u64) -> Committed {
+        let mut last = 0;
+        loop {
+            let committed = done_rx.recv_timeout(DEADLINE).expect("is done in time");
+            assert!(committed.up_to_ticket > last, "{committed:?} after {last}");
+            last = committed.up_to_ticket;
+            if last >= ticket {
+                assert_eq!(last, ticket);
+                return committed;
+            }
+        }
+    }
+
+    /// Lets commits through one by one, so that a test knows what waits meanwhile.
+    struct Gated {
+        inner: MemoryEngine,
+        gate_rx: Mutex<Receiver<()>>,
+        entered_tx: Mutex<mpsc::Sender<()>>,
+    }
+
+    impl Engine for Gated {
+        fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
+            self.inner.get(space, key)
+        }
+        fn scan(
+            &self,
+            space: Space,
+            from: &[u8],
+            to: &[u8],
+            direction: crate::store::Direction,
+            limit: usize,
+        ) -> Result<crate::store::Rows, StoreError> {
+            self.inner.scan(space, from, to, direction, limit)
+        }
+        fn commit(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+            self.entered_tx.lock().expect("no panic").send(()).expect("the test listens");
+            self.gate_rx.lock().expect("no panic").recv_timeout(DEADLINE).expect("is let in");
+            self.inner.commit(batch, durability)
+        }
+        fn sync(&self) -> Result<(), StoreError> {
+            self.inner.sync()
+        }
+        fn snapshot(&self, to: &std::path::Path) -> Result<(), StoreError> {
+            self.inner.snapshot(to)
+        }
+        fn reclaim(&self) -> Result<crate::store::Reclaimed, StoreError> {
+            self.inner.reclaim()
+        }
+    }
+
+    fn gated(inner: &MemoryEngine) -> (Arc<dyn Engine>, mpsc::Sender<()>, Receiver<()>) {
+        let (gate_tx, gate_rx) = mpsc::channel();
+        let (entered_tx, entered_rx) = mpsc::channel();
+        let engine = Gated {
+            inner: inner.clone(),
+            gate_rx: Mutex::new(gate_rx),
+            entered_tx: Mutex::new(entered_tx),
+        };
+        (Arc::new(engine), gate_tx, entered_rx)
+    }
+
+    #[test]
+    fn what_waits_goes_into_one_durable_commit() {
+        let memory = MemoryEngine::new();
+        let (engine, gate_tx, entered_rx) = gated(&memory);
+        let (committer, done_rx) = committer(&engine);
+        committer.submit(put(1), Durability::Volatile, 1).expect("queues");
+        entered_rx.recv_timeout(DEADLINE).expect("the first commit runs");
+        for ticket in 2..=100 {
+            let durability = match ticket {
+                50 => Durability::Durable,
+                _ => Durability::Volatile,
+            };
+            committer.submit(put(ticket), durability, ticket).expect("queues");
+        }
+        gate_tx.send(()).expect("runs");
+        gate_tx.send(()).expect("runs");
+        done_up_to(&done_rx, 1).result.expect("commits");
+        done_up_to(&done_rx, 100).result.expect("commits");
+        let counts = CommitterCounts { groups: 2, durable_groups: 1, batches: 100, changes: 100 };
+        assert_eq!(committer.counts(), counts);
+        assert_eq!(memory.sync_count(), 1, "one group wanted to be durable");
+        memory.power_cut();
+        assert!(memory.get(SPACE, &100u64.to_be_bytes()).expect("reads").is_some());
+    }
+
+    #[test]
+    fn after_a_failure_everything_fails_untried() {
+        for (fault, survives) in [(SyncFault::Lost, false), (SyncFault::Done, true)] {
+            let memory = MemoryEngine::new();
+            let engine: Arc<dyn Engine> = Arc::new(memory.clone());
+            let (committer, done_rx) = committer(&engine);
+            committer.submit(put(1), Durability::Durable, 1).expect("queues");
+            done_up_to(&done_rx, 1).result.expect("commits");
+            memory.fail_next_sync(fault);
+            for ticket in [2, 3] {
+                committer.submit(put(ticket), Durability::Durable, ticket).expect("queues");
+                let error = done_up_to(&done_rx, ticket).result.expect_err("fails");
+                assert!(matches!(*error, StoreError::WriteFailed { .. }), "{error}");
+            }
+            memory.power_cut();
+            committer.submit(put(4), Durability::Durable, 4).expect("queues");
+            done_up_to(&done_rx, 4).result.expect_err("fails though the disk would work again");
+            let there = |key: u64| memory.get(SPACE, &key.to_be_bytes()).expect("reads").is_some();
+            assert_eq!([1, 2, 3, 4].map(there), [true, survives, false, false]);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_refused_alone() {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+        let (committer, done_rx) = committer(&engine);
+        let mut large = Batch::default();
+        large.put(SPACE, [1], vec![0; VALUE_BYTES_MAX + 1]);
+        let refused = committer.submit(large, Durability::Durable, 1);
+        assert!(matches!(refused, Err(SubmitError::Rejected(StoreError::ValueTooLarge { .. }))));
+        committer.submit(put(1), Durability::Durable, 2).expect("queues");
+        done_up_to(&done_rx, 2).result.expect("commits");
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_drained_at_the_end() {
+        let memory = MemoryEngine::new();
+        let (engine, gate_tx, entered_rx) = gated(&memory);
+        let (committer, done_rx) = committer(&engine);
+        committer.submit(put(1), Durability::Volatile, 1).expect("queues");
+        entered_rx.recv_timeout(DEADLINE).expect("the first commit runs");
+        let last = 1 + COMMITS_WAITING_MAX as u64;
+        for ticket in 2..=last {
+            committer.try_submit(put(ticket), Durability::Volatile, ticket).expect("has room");
+        }
+        let full = committer.try_submit(put(last + 1), Durability::Volatile, last + 1);
+        assert!(matches!(full, Err(SubmitError::Full)), "{full:?}");
+        gate_tx.send(()).expect("runs");
+        gate_tx.send(()).expect("runs");
+        drop(committer);
+        done_up_to(&done_rx, last).result.expect("commits");
+        assert!(done_rx.recv().is_err(), "the thread has ended");
+        assert!(memory.get(SPACE, &last.to_be_bytes()).expect("reads").is_some());
+    }
+}

@@ -3,6 +3,8 @@
 //! | database | space | key | value | written by |
 //! | --- | --- | --- | --- | --- |
 //! | log | `01` entries | lsn u64 | [`EntryV1`](crate::log::entry::EntryV1) | `log/` |
+//! | log | `03` term runs | first lsn u64 | `TermRunV1` (number, leader, lineage) | `log/` |
+//! | log | `04` configurations | lsn u64 | empty: a `Config` or `Fork` entry is at that LSN | `log/` |
 //! | log | `02` log meta | a name below | its struct | `log/`, `cluster/` |
 //! | state | `10` applied | `applied` | `AppliedV1` (lsn, chain) | `apply/` |
 //! | state | `11` sessions | session [16] | reserved | `apply/` |
@@ -21,6 +23,10 @@ use crate::types::Lsn;
 pub const ENTRIES: Space = Space(0x01);
 /// Hard state and watermarks of the log.
 pub const LOG_META: Space = Space(0x02);
+/// Where each term starts.
+pub const TERM_RUNS: Space = Space(0x03);
+/// LSNs of configuration and fork entries.
+pub const CONFIGURATIONS: Space = Space(0x04);
 /// How far the appliers have come.
 pub const APPLIED: Space = Space(0x10);
 /// GTID → place in the log.

@@ -1,1 +1,5 @@
 //! The replica core: golden scripts and seeded simulation of whole clusters.
+
+mod scenarios;
+mod simulation;
+mod world;

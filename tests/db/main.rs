@@ -1,7 +1,13 @@
 //! Capture, feed and roles against real MariaDB servers.
 
+mod capture;
+mod captured;
 mod controlled;
 mod controller;
+mod fake_log;
+mod feed;
+#[path = "../support/mariadb.rs"]
+mod mariadb;
 mod pair;
 #[path = "../support/ports.rs"]
 mod ports;

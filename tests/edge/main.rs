@@ -1,1 +1,5 @@
 //! Configuration, gRPC, HTTP, wolfctl and the peers' transport.
+
+#[path = "../support/ports.rs"]
+mod ports;
+mod transport;

@@ -1,4 +1,21 @@
-//! Carrying messages between nodes: `grpc.rs` over tonic, in simulation a queue.
+//! Carrying messages between nodes: `grpc` over tonic, in simulation a queue.
+//!
+//! ```text
+//! core ─send─▶ queue ─▶ client stream ═══ gRPC ═══▶ server stream ─▶ inbound ─▶ the peer's core
+//!              (full: dropped)       proved by auth      (awaits room: slows the sender's stream)
+//! ```
+//!
+//! Each node opens its own streams to each peer, one for the log and one for heartbeats, on a
+//! connection each. Nothing here decides: a lost message is the protocol's to repeat.
+
+pub mod auth;
+mod client;
+mod convert;
+pub mod grpc;
+mod local;
+mod presence;
+mod queue;
+mod server;
 
 use super::message::Envelope;
 use crate::types::NodeId;

@@ -1,0 +1,233 @@
+//! The transport over tonic: streams to every peer, and the service that takes theirs.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, watch},
+};
+use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+
+use super::{
+    Transport,
+    auth::{Channel, ClusterSecret, random},
+    client::{self, Link},
+    convert,
+    local::{Local, Refusals},
+    presence::Presence,
+};
+pub use super::{
+    client::ChannelLink,
+    queue::{
+        HEARTBEAT_QUEUE_BYTES_MAX, HEARTBEAT_QUEUE_FRAMES_MAX, LOG_QUEUE_BYTES_MAX,
+        LOG_QUEUE_FRAMES_MAX,
+    },
+    server::PeerService,
+};
+use crate::{
+    replicate::message::Envelope,
+    tasks::{OnEnd, Tasks},
+    types::{ClusterId, Incarnation, NodeId},
+    wire::peer_server::PeerServer,
+};
+
+/// The largest frame, and so the largest message.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// How many log messages may wait for the core; then the senders' streams wait.
+pub const INBOUND_LOG_MAX: usize = 64;
+/// How many heartbeats may wait for the core.
+pub const INBOUND_HEARTBEATS_MAX: usize = 256;
+/// How many handshakes may be under way; more are refused.
+pub const HANDSHAKES_MAX: usize = 64;
+/// A stream is welcome within this time, or it is ended.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(3);
+/// The first pause before a stream is opened again; it doubles.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// The longest pause before a stream is opened again.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Silence on a connection after which HTTP/2 asks for a sign of life.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long it waits for that sign.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
+
+/// What the transport is started with.
+#[derive(Debug)]
+pub struct GrpcSettings {
+    /// This node.
+    pub id: NodeId,
+    /// Which life of its store.
+    pub incarnation: Incarnation,
+    /// Its cluster, once bootstrapped.
+    pub cluster: watch::Receiver<Option<ClusterId>>,
+    /// What all its nodes know.
+    pub secret: ClusterSecret,
+    /// The other nodes and where they listen, as `host:port`; this node's own ID is passed over.
+    pub peers: Vec<(NodeId, String)>,
+}
+
+/// Fatal: the transport cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is none.
+    #[error("address {address:?} of peer {peer} is not host:port: {source}")]
+    Address {
+        /// Whose.
+        peer: NodeId,
+        /// What it says.
+        address: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("no random bytes from the system: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// What peers have sent, in two queues, so that heartbeats never wait behind entries.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Elections, entries, acknowledgements.
+    pub log: mpsc::Receiver<Envelope>,
+    /// Heartbeats and their replies.
+    pub heartbeats: mpsc::Receiver<Envelope>,
+}
+
+/// A started transport.
+pub struct Started {
+    /// Sends.
+    pub transport: Arc<GrpcTransport>,
+    /// Receives.
+    pub inbound: Inbound,
+    /// To be added to the node's gRPC server, which [`server_builder`] makes.
+    pub service: PeerServer<PeerService>,
+}
+
+/// How this node's streams to a peer are, for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerLink {
+    /// The peer.
+    pub peer: NodeId,
+    /// Where it is looked for.
+    pub address: String,
+    /// The stream for entries.
+    pub log: ChannelLink,
+    /// The stream for heartbeats.
+    pub heartbeat: ChannelLink,
+    /// Why the peer was refused when it called last; `None` once it is welcome.
+    pub refused: Option<String>,
+}
+
+/// Sends to all peers over gRPC.
+pub struct GrpcTransport {
+    local: Arc<Local>,
+    peers: BTreeMap<NodeId, PeerLinks>,
+}
+
+struct PeerLinks {
+    log: Arc<Link>,
+    heartbeat: Arc<Link>,
+}
+
+impl GrpcTransport {
+    /// Starts a task for each stream to each peer; they end when `tasks` is stopped.
+    pub fn start(settings: GrpcSettings, tasks: &Tasks) -> Result<Started, StartError> {
+        let GrpcSettings { id, incarnation, cluster, secret, mut peers } = settings;
+        peers.retain(|(peer, _)| *peer != id);
+        for (peer, address) in &peers {
+            endpoint(address).map_err(|source| StartError::Address {
+                peer: peer.clone(),
+                address: address.clone(),
+                source,
+            })?;
+        }
+        let (log_tx, log) = mpsc::channel(INBOUND_LOG_MAX);
+        let (heartbeat_tx, heartbeats) = mpsc::channel(INBOUND_HEARTBEATS_MAX);
+        let local = Arc::new(Local {
+            id,
+            incarnation,
+            run: random()?,
+            cluster,
+            secret,
+            log_tx,
+            heartbeat_tx,
+            presence: Arc::new(Presence::default()),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            refusals: Refusals::new(peers.iter().map(|(peer, _)| peer.clone())),
+            tasks: tasks.clone(),
+        });
+        let service = PeerServer::new(PeerService::new(local.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let open = |peer: &NodeId, address: &str, channel| {
+            let link = Arc::new(Link::new(peer.clone(), address.to_owned(), channel));
+            tasks.spawn("peer link", OnEnd::StopNode, client::run(link.clone(), local.clone()));
+            link
+        };
+        let peers = peers.iter().map(|(peer, address)| {
+            let log = open(peer, address, Channel::Log);
+            let heartbeat = open(peer, address, Channel::Heartbeat);
+            (peer.clone(), PeerLinks { log, heartbeat })
+        });
+        let peers = peers.collect();
+        let transport = Arc::new(Self { local, peers });
+        Ok(Started { transport, inbound: Inbound { log, heartbeats }, service })
+    }
+
+    /// How the streams to all peers are, by ID.
+    pub fn links(&self) -> Vec<PeerLink> {
+        let presence = &self.local.presence;
+        let link = |(peer, links): (&NodeId, &PeerLinks)| PeerLink {
+            peer: peer.clone(),
+            address: links.log.address().to_owned(),
+            log: links.log.view(presence.hears(peer, Channel::Log)),
+            heartbeat: links.heartbeat.view(presence.hears(peer, Channel::Heartbeat)),
+            refused: self.local.refusals.last(peer),
+        };
+        self.peers.iter().map(link).collect()
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn send(&self, to: &NodeId, envelope: Envelope) {
+        let Some(peer) = self.peers.get(to) else { return };
+        match convert::channel_of(&envelope.message) {
+            Channel::Log => peer.log.send(envelope),
+            Channel::Heartbeat => peer.heartbeat.send(envelope),
+        }
+    }
+}
+
+/// A gRPC server set up as peers need it: for bulk, for latency, and to notice who is gone.
+pub fn server_builder() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES_MAX)
+}
+
+/// The connections of a bound listener, for `serve_with_incoming`, which ignores the builder's
+/// own TCP settings.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// Where a peer is; made anew for each attempt, so that its name is resolved anew.
+pub(super) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(HANDSHAKE_DEADLINE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES_MAX);
+    Ok(endpoint)
+}
