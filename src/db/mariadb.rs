@@ -14,7 +14,7 @@ use std::{
 
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Value, prelude::Queryable};
 
-use super::gtid::Gtid;
+use super::{gtid::Gtid, protocol::client::Endpoint};
 use crate::clock::{self, Moment};
 
 /// How long the server lets a statement of ours wait for a metadata or backup lock.
@@ -31,6 +31,16 @@ pub enum Address {
     Socket(PathBuf),
     /// A host and port.
     Tcp(String, u16),
+}
+
+impl From<&Address> for Endpoint {
+    /// Where our own protocol code finds it.
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Socket(path) => Self::Socket(path.clone()),
+            Address::Tcp(host, port) => Self::Tcp(host.clone(), *port),
+        }
+    }
 }
 
 impl fmt::Display for Address {

@@ -21,7 +21,7 @@ use wolfscale::db::{
 use crate::ports::Port;
 
 /// How long anything may take here before the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(40);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// An empty data directory, made once a process.
 fn template() -> &'static Path {
@@ -29,7 +29,8 @@ fn template() -> &'static Path {
     let made = TEMPLATE.get_or_init(|| {
         let dir = TempDir::new().expect("temporary directory");
         let status = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal"])
+            .args(["--no-defaults", "--user=root", "--skip-test-db"])
+            .arg("--auth-root-authentication-method=normal")
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .stdout(Stdio::null())
             .status()
@@ -156,28 +157,42 @@ impl Controlled {
 
     /// A client's connection, over TCP, as some user without a password.
     pub async fn client_as(&self, user: &str) -> Conn {
-        let opts = OptsBuilder::default()
+        self.connect_as(user).await
+    }
+
+    /// As [`Self::client_as`], to be awaited elsewhere.
+    pub fn connect_as(&self, user: &str) -> impl Future<Output = Conn> + use<> {
+        let opts = self.opts(user);
+        async move { Conn::new(opts).await.expect("a client connects") }
+    }
+
+    fn opts(&self, user: &str) -> OptsBuilder {
+        OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
             .tcp_port(self.port.number())
             .prefer_socket(false)
-            .user(Some(user));
-        Conn::new(opts).await.expect("a client connects")
+            .user(Some(user))
     }
 
     /// Runs statements as root that leave no trace in the binlog.
     pub async fn aside(&self, statements: &[&str]) {
         let mut conn = self.client().await;
         conn.query_drop("SET sql_log_bin=0").await.expect("not logged");
-        for sql in statements {
-            conn.query_drop(*sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        for sql in statements.iter().map(|sql| (*sql).to_owned()).collect::<Vec<_>>() {
+            conn.query_drop(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         }
     }
 
     /// One value.
     pub async fn value(&self, sql: &str) -> String {
-        let mut conn = self.client().await;
-        let value: Option<Option<String>> = conn.query_first(sql).await.expect("reads");
-        value.flatten().unwrap_or_default()
+        self.try_value(sql).await.expect("reads")
+    }
+
+    /// One value, from a server that may be down.
+    pub async fn try_value(&self, sql: &str) -> Result<String, mysql_async::Error> {
+        let mut conn = Conn::new(self.opts("root")).await?;
+        let value: Option<Option<String>> = conn.query_first(sql).await?;
+        Ok(value.flatten().unwrap_or_default())
     }
 
     /// Its process ID.

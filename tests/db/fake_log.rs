@@ -207,7 +207,8 @@ impl Inner {
     fn apply(&mut self) {
         let mut batch = Batch::default();
         for entry in &self.entries[self.applied..] {
-            if let Some(command) = self.assembler.push(entry) {
+            let command = self.assembler.push(entry);
+            if let Some(command) = command.filter(|c| c.kind == EntryKind::Db) {
                 DbIndexer.apply(&command, &mut batch).expect("applies");
                 self.commands.push(command);
             }

@@ -1,13 +1,15 @@
 //! Capture, feed and roles against real MariaDB servers.
 
 mod capture;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
+mod captured;
 mod controlled;
+mod controller;
 mod fake_log;
 mod feed;
-#[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/mariadb.rs"]
 mod mariadb;
-#[allow(dead_code, reason = "each test binary uses a part of the support")]
+mod pair;
 #[path = "../support/ports.rs"]
 mod ports;
 mod requirements;

@@ -138,7 +138,7 @@ fn follow(seen: &Observation) -> Action {
 fn down(seen: &Observation, why: &str) -> Action {
     match seen.process_runs {
         Some(false) if seen.can_fence => Action::Launch,
-        Some(true) if seen.can_fence && seen.failures >= KILL_AFTER_FAILURES => {
+        Some(true) if seen.can_fence && seen.answered && seen.failures >= KILL_AFTER_FAILURES => {
             Action::Restart(format!("it runs but does not answer: {why}"))
         }
         _ => Action::Rest(DbState::Unreachable, why.to_owned()),
@@ -151,6 +151,11 @@ fn up(seen: &Observation, server: &ServerSeen) -> Action {
             "the database was restarted in the middle of a schema change ({gtid}): \
              nobody knows whether it was made"
         ));
+    }
+    if !server.read_only && server.waiting > 0 && seen.can_fence {
+        // Setting it read-only would hang behind what waits.
+        let why = "it takes writes of an earlier life of this node, and commits wait in it";
+        return Action::Restart(why.into());
     }
     if !server.read_only || (!server.relaxed && !seen.role.leads()) {
         return Action::Protect;
@@ -243,6 +248,9 @@ fn promote_or_rest(seen: &Observation, server: &ServerSeen) -> Action {
 }
 
 fn behind(log: &LogSeen, server: &ServerSeen) -> String {
+    if let Some((code, text)) = server.replica.as_ref().map(|r| &r.io_error).filter(|e| e.0 != 0) {
+        return format!("the feed is not reached: error {code}: {text}");
+    }
     let tail = log.tail.map_or(0, |gtid| gtid.sequence);
     match tail.saturating_sub(server.replica_at.sequence()) {
         0 => String::new(),
@@ -285,6 +293,7 @@ mod tests {
             replica_at: At::InLog(gtid("0-1-5")),
             binlog_at: At::Start,
             read_only: true,
+            waiting: 0,
             relaxed: true,
             restarted: false,
             replica: Some(running()),
@@ -312,6 +321,7 @@ mod tests {
             outlived_restart: None,
             replica_starts: 0,
             failures: 0,
+            answered: true,
             hand_over_overdue: false,
         }
     }
@@ -450,6 +460,8 @@ mod tests {
         });
         assert_eq!(decide(&fresh), Action::Follow(Entrance::ReplicaPosition));
         assert_eq!(decide(&with(|s| s.read_only = false)), Action::Protect);
+        let waits = with(|s| (s.read_only, s.waiting) = (false, 1));
+        assert!(matches!(decide(&waits), Action::Restart(_)), "read_only would hang");
         assert_eq!(decide(&with(|s| s.relaxed = false)), Action::Protect);
     }
 
@@ -481,6 +493,8 @@ mod tests {
         assert_eq!(state(&decide(&down(1, Some(true), true))), Some(DbState::Unreachable));
         assert!(matches!(decide(&down(KILL_AFTER_FAILURES, Some(true), true)), Action::Restart(_)));
         assert_eq!(state(&decide(&down(99, Some(false), false))), Some(DbState::Unreachable));
+        let recovering = Observation { answered: false, ..down(99, Some(true), true) };
+        assert_eq!(state(&decide(&recovering)), Some(DbState::Unreachable), "let it recover");
     }
 
     #[test]

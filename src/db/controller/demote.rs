@@ -102,8 +102,10 @@ impl Controller {
         self.await_successor().await?;
         let log = self.log_seen()?;
         match self.place(&log, newest(&session.positions(DOMAIN).await?.binlog))? {
-            At::Start => {}
-            At::InLog(gtid) => self.inputs.capture.ack_through(gtid).await?,
+            At::InLog(gtid) if session.waiting_commits().await? > 0 => {
+                self.inputs.capture.ack_through(gtid).await?;
+            }
+            At::Start | At::InLog(_) => {}
             At::Ahead(gtid) | At::Errant(gtid) => {
                 return Err(StepError::Moved(format!("the log does not hold {gtid}")));
             }

@@ -34,6 +34,8 @@ use crate::{
 
 /// The cluster's only GTID domain.
 pub(super) const DOMAIN: u32 = 0;
+/// Failed promotions in a row after which the lead is given up.
+const PROMOTIONS_FAILED_MAX: u32 = 5;
 /// The pace while something is awaited that takes milliseconds.
 const BUSY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -103,6 +105,7 @@ pub struct Controller {
     pub(super) checked: Option<Checked>,
     pub(super) outlived_restart: Option<Gtid>,
     pub(super) replica: ReplicaProgress,
+    promotions_failed: u32,
     status_tx: watch::Sender<DbStatus>,
     step_down_tx: watch::Sender<Option<StepDown>>,
     requests_rx: mpsc::Receiver<Request>,
@@ -125,6 +128,7 @@ impl Controller {
             checked: None,
             outlived_restart: None,
             replica: ReplicaProgress::default(),
+            promotions_failed: 0,
             status_tx,
             step_down_tx,
             requests_rx,
@@ -186,7 +190,20 @@ impl Controller {
                 self.start_replica().await?;
                 return Ok(CHECK_INTERVAL);
             }
-            Action::Promote { term, after } => self.promote(term, after).await?,
+            Action::Promote { term, after } => {
+                let promoted = self.promote(term, after).await;
+                self.promotions_failed = match &promoted {
+                    Err(_) => self.promotions_failed + 1,
+                    Ok(()) => 0,
+                };
+                if let Err(e) = &promoted
+                    && self.promotions_failed >= PROMOTIONS_FAILED_MAX
+                {
+                    self.promotions_failed = 0;
+                    self.ask_step_down(seen.role.clone(), format!("cannot be promoted: {e}"));
+                }
+                promoted?;
+            }
             Action::CloseWrites => self.close_writes().await?,
             Action::Reopen => self.reopen().await?,
             Action::Lose => self.lose().await?,

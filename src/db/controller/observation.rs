@@ -31,6 +31,8 @@ pub struct Observation {
     pub replica_starts: u32,
     /// Failures to reach the database in a row.
     pub failures: u32,
+    /// It answered since it was started: one that never did may still be recovering.
+    pub answered: bool,
     /// The writes were closed for a hand-over longer ago than it may take.
     pub hand_over_overdue: bool,
 }
@@ -85,6 +87,8 @@ pub struct ServerSeen {
     pub binlog_at: At,
     /// `read_only`.
     pub read_only: bool,
+    /// Commits that wait for an acknowledgement.
+    pub waiting: u64,
     /// Set as a follower is.
     pub relaxed: bool,
     /// It was restarted since it was given its part.

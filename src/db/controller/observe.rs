@@ -59,9 +59,7 @@ impl Controller {
         let log = self.log_seen()?;
         let db = match looked {
             Ok(Look::Unfit(db)) => db,
-            Ok(Look::Fit(positions, replica)) => {
-                DbSeen::Up(self.server_seen(&log, &positions, replica).await?)
-            }
+            Ok(Look::Fit(fit)) => DbSeen::Up(self.server_seen(&log, fit).await?),
             Err(e) => DbSeen::Down(e.to_string()),
         };
         if let DbSeen::Up(server) = &db {
@@ -86,6 +84,7 @@ impl Controller {
             outlived_restart: self.outlived_restart,
             replica_starts: self.replica.starts,
             failures: self.health.failures(),
+            answered: self.checked.is_some(),
             hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
         })
     }
@@ -97,7 +96,8 @@ impl Controller {
             return Ok(Look::Unfit(unfit));
         }
         let replica = session.replica_status().await?;
-        Ok(Look::Fit(positions, replica))
+        let waiting = session.waiting_commits().await?;
+        Ok(Look::Fit(Fit { positions, replica, waiting }))
     }
 
     /// Checks the settings, unless this run of the server was found fit before.
@@ -132,18 +132,15 @@ impl Controller {
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
 
-    async fn server_seen(
-        &self,
-        log: &LogSeen,
-        positions: &Positions,
-        replica: Option<ReplicaStatus>,
-    ) -> Result<ServerSeen, StoreError> {
+    async fn server_seen(&self, log: &LogSeen, fit: Fit) -> Result<ServerSeen, StoreError> {
+        let Fit { positions, replica, waiting } = fit;
         let feed = (self.settings.feed.host.clone(), self.settings.feed.port);
         let replica_at = self.place(log, newest(&positions.replica))?;
         Ok(ServerSeen {
             replica_at,
             binlog_at: self.place(log, newest(&positions.binlog))?,
             read_only: positions.read_only,
+            waiting,
             relaxed: positions.relaxed,
             restarted: self.part_run.is_some() && self.part_run != positions.run,
             follows_feed: replica.as_ref().is_some_and(|r| r.by_slave_pos && r.endpoint == feed),
@@ -181,7 +178,14 @@ impl Controller {
 
 enum Look {
     Unfit(DbSeen),
-    Fit(Positions, Option<ReplicaStatus>),
+    Fit(Fit),
+}
+
+/// What a fit server says.
+struct Fit {
+    positions: Positions,
+    replica: Option<ReplicaStatus>,
+    waiting: u64,
 }
 
 /// The newest of a position in one domain (which holds one GTID a domain).

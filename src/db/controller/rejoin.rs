@@ -16,24 +16,32 @@ use crate::db::{
 
 /// How often a starting server is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Starts as follower before one with the default role.
+const FOLLOWER_STARTS: usize = 2;
 /// How long a start may show no process before it counts as failed.
 const NO_PROCESS_WAIT: Duration = Duration::from_secs(5);
 
 impl Controller {
-    /// Starts a database that does not run, as follower.
+    /// Starts a database that does not run, as follower, which cuts off what was not acknowledged.
+    /// A server that refuses that twice ("unsafe statement") starts with its default role, and
+    /// keeps the surplus. One that is only slow is left to recover.
     pub(super) async fn launch(&mut self) -> Result<(), StepError> {
-        self.start(StartRole::Follower).await
+        for _ in 0..FOLLOWER_STARTS {
+            let Err(e) = self.start(StartRole::Follower).await else { return Ok(()) };
+            if self.settings.control.is_running().await != Some(false) {
+                return Err(e);
+            }
+            warn!(error = %e, "the database does not start as follower");
+        }
+        warn!("starting the database with its default role: it keeps what was not acknowledged");
+        self.start(StartRole::Default).await
     }
 
-    /// Kills it and starts it as follower, which cuts off what was not acknowledged. A server that
-    /// refuses that ("unsafe statement") starts with its default role, and keeps the surplus.
+    /// Kills it and starts it as follower.
     pub(super) async fn restart(&mut self, why: &str) -> Result<(), StepError> {
         warn!(why, "killing the database and starting it as follower");
         self.settings.control.kill().await?;
-        let Err(e) = self.start(StartRole::Follower).await else { return Ok(()) };
-        warn!(error = %e, "it does not start as follower; starting it with its default role");
-        self.settings.control.kill().await?;
-        self.start(StartRole::Default).await
+        self.launch().await
     }
 
     pub(super) async fn migrate(&mut self, reason: String) -> Result<(), StepError> {
@@ -68,6 +76,7 @@ impl Controller {
     }
 
     async fn start(&mut self, role: StartRole) -> Result<(), StepError> {
+        self.checked = None;
         let mut launched = self.settings.control.start(role).await?;
         let begun = Instant::now();
         loop {
