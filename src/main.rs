@@ -1,8 +1,9 @@
 //! The command line of the node.
 
 use std::{
+    ffi::OsString,
     fs,
-    io::Write,
+    io::{IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,9 +11,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::{EnvFilter, fmt};
 use wolfscale::{
-    config::{self, Loaded, Member, Sources, Template},
-    metrics, node,
+    config::{self, Loaded, LogFormat, Member, Sources, Template},
+    db::mariadb::MariaDb,
+    metrics,
+    node::{self, NodeError},
+    supervisor::{self, Fence, SupervisorSettings},
     types::NodeId,
 };
 
@@ -86,7 +91,8 @@ enum Part {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Start(arguments) | Command::Node(arguments) => start(arguments),
+        Command::Start(arguments) => start(arguments),
+        Command::Node(arguments) => run_node(arguments),
         Command::Check(arguments) => Ok(check(arguments)),
         Command::Init(arguments) => init(&arguments),
         Command::Docs { part } => docs(part),
@@ -112,14 +118,70 @@ fn load(arguments: Configured) -> Result<Loaded, ExitCode> {
     }
 }
 
+/// The parent: runs the node as its child, and fences for it when it dies.
 fn start(arguments: Configured) -> anyhow::Result<ExitCode> {
-    let loaded = match load(arguments) {
-        Ok(loaded) => loaded,
+    let child = child_arguments(&arguments);
+    let config = match load(arguments) {
+        Ok(loaded) => loaded.config,
         Err(code) => return Ok(code),
     };
+    trace(&config.log);
+    let settings = SupervisorSettings {
+        program: std::env::current_exe().context("find this program")?,
+        lease: config.cluster.timing.lease,
+        fence: config.db.as_ref().map(|db| Fence {
+            control: node::control(&db.control),
+            db: MariaDb::new(node::admin_settings(db)),
+        }),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(ExitCode::from(runtime.block_on(supervisor::run(settings, child))))
+}
+
+fn child_arguments(arguments: &Configured) -> Vec<OsString> {
+    let mut child = vec![OsString::from("node")];
+    if let Some(config) = &arguments.config {
+        child.extend([OsString::from("--config"), config.into()]);
+    }
+    for set in &arguments.set {
+        child.extend([OsString::from("--set"), set.into()]);
+    }
+    child
+}
+
+/// The child: the node itself, for as long as its parent lives.
+fn run_node(arguments: Configured) -> anyhow::Result<ExitCode> {
+    let config = match load(arguments) {
+        Ok(loaded) => loaded.config,
+        Err(_) => return Ok(ExitCode::from(supervisor::EXIT_REFUSED)),
+    };
+    trace(&config.log);
+    let fence = config.db.as_ref().map(|db| Fence {
+        control: node::control(&db.control),
+        db: MariaDb::new(node::admin_settings(db)),
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(node::run(loaded.config)).context("run node")?;
-    Ok(ExitCode::SUCCESS)
+    let outcome = runtime.block_on(node::run(config, supervisor::parent_gone()));
+    let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
+    let orphaned = matches!(error, NodeError::Orphaned);
+    eprintln!("wolfscale: {:#}", anyhow::Error::from(error).context("run node"));
+    if orphaned {
+        if let Some(Err(error)) = fence.map(|fence| runtime.block_on(fence.fence())) {
+            eprintln!("wolfscale: the database is not fenced ({error}): stop it by hand");
+        }
+        return Ok(ExitCode::from(supervisor::EXIT_ORPHANED));
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Log lines on standard error.
+fn trace(log: &config::Log) {
+    let lines = fmt().with_env_filter(EnvFilter::new(&log.level)).with_writer(std::io::stderr);
+    let set = match log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    set.expect("log lines are set up once in a process");
 }
 
 fn check(arguments: Configured) -> ExitCode {

@@ -141,7 +141,7 @@ fn check_members(
 
 fn warn_of_members(reader: &mut Reader<'_>, members: &[Member]) {
     const KEY: &str = "cluster.initial_members";
-    if members.len() % 2 == 0 {
+    if members.len().is_multiple_of(2) {
         let what = format!(
             "{0} members survive no more failures than {1}: an odd number is better",
             members.len(),

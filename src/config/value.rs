@@ -37,9 +37,9 @@ pub fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let (count, unit) = match millis {
         0 => (0, "ms"),
-        _ if millis % 3_600_000 == 0 => (millis / 3_600_000, "h"),
-        _ if millis % 60_000 == 0 => (millis / 60_000, "m"),
-        _ if millis % 1_000 == 0 => (millis / 1_000, "s"),
+        _ if millis.is_multiple_of(3_600_000) => (millis / 3_600_000, "h"),
+        _ if millis.is_multiple_of(60_000) => (millis / 60_000, "m"),
+        _ if millis.is_multiple_of(1_000) => (millis / 1_000, "s"),
         _ => (millis, "ms"),
     };
     format!("{count}{unit}")

@@ -1,0 +1,95 @@
+//! What the node tells about itself, put together from the replica and the database.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cluster::membership::Configuration,
+    db::status::DbStatus,
+    replicate::driver::ReplicaView,
+    server::status::{Liveness, Marks, MemberStatus, NodeStatus},
+    types::{Incarnation, Lsn, NodeId},
+};
+
+/// What does not change while the node runs.
+#[derive(Clone, Debug)]
+pub(super) struct Fixed {
+    pub id: NodeId,
+    pub incarnation: Incarnation,
+    pub addresses: BTreeMap<NodeId, String>,
+    pub suspect_after_ms: u64,
+    pub notices: Vec<String>,
+}
+
+/// The status as of now.
+pub(super) fn compose(
+    fixed: &Fixed,
+    view: &ReplicaView,
+    (appended, applied): (Lsn, Lsn),
+    db: Option<DbStatus>,
+    mut notices: Vec<String>,
+) -> NodeStatus {
+    notices.splice(0..0, fixed.notices.iter().cloned());
+    if view.configuration.is_some() && !view.counts {
+        notices.push(format!(
+            "this node does not vote: the configuration names another incarnation of {} than {}",
+            fixed.id, fixed.incarnation
+        ));
+    }
+    NodeStatus {
+        id: fixed.id.clone(),
+        incarnation: fixed.incarnation,
+        cluster: view.configuration.as_ref().map(|c| c.cluster),
+        role: view.role.clone(),
+        last: view.last.clone(),
+        marks: Marks {
+            appended,
+            durable: view.durable,
+            committed: view.committed,
+            released: view.released,
+            applied,
+        },
+        members: members(fixed, view, applied, db.as_ref()),
+        db,
+        notices,
+    }
+}
+
+fn members(
+    fixed: &Fixed,
+    view: &ReplicaView,
+    applied: Lsn,
+    db: Option<&DbStatus>,
+) -> Vec<MemberStatus> {
+    let leader = view.role.leader.as_ref();
+    let others = view.peers.iter().map(|(id, silent_ms, peer)| MemberStatus {
+        id: id.clone(),
+        address: address(fixed, view.configuration.as_ref(), id),
+        liveness: match silent_ms {
+            Some(ms) if *ms <= fixed.suspect_after_ms => Liveness::Alive,
+            _ => Liveness::Dead,
+        },
+        silent_ms: *silent_ms,
+        leads: leader == Some(id),
+        durable: peer.durable.lsn,
+        applied: peer.applied,
+        eligible: peer.eligible,
+    });
+    let own = MemberStatus {
+        id: fixed.id.clone(),
+        address: address(fixed, view.configuration.as_ref(), &fixed.id),
+        liveness: Liveness::Alive,
+        silent_ms: Some(0),
+        leads: leader == Some(&fixed.id),
+        durable: view.durable,
+        applied,
+        eligible: view.counts && db.is_none_or(DbStatus::eligible),
+    };
+    let mut members: Vec<MemberStatus> = others.chain([own]).collect();
+    members.sort_by(|a, b| a.id.cmp(&b.id));
+    members
+}
+
+fn address(fixed: &Fixed, configuration: Option<&Configuration>, id: &NodeId) -> String {
+    let configured = configuration.and_then(|c| c.member(id)).map(|m| m.address.clone());
+    fixed.addresses.get(id).cloned().or(configured).unwrap_or_default()
+}
