@@ -126,12 +126,13 @@ async fn edges(http_token: Option<&str>) -> Edges {
     Edges { grpc, http, tasks, _status_tx: status_tx }
 }
 
-/// The client's program; built if it is not there or old.
+/// The client's program; built if it is not there or old. The whole workspace is named, as another
+/// choice of packages has other features and would compile all dependencies again.
 fn wolfctl_path() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "wolfctl"])
+            .args(["build", "--quiet", "--workspace", "--bins"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();
         assert!(built.expect("cargo runs").success());

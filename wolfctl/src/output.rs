@@ -47,7 +47,7 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 /// The servers as a table.
 pub fn servers(servers: &[ServerView]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    table.load_style(presets::NOTHING).set_header([
         "ID",
         "ADDRESS",
         "ROLE",
