@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Longer proofs: name, test binary, filter, what it shows.
 readonly LONG=(
-    "transport|edge|measure_ping_pong_and_bulk|latency and throughput of the peers' streams"
+    "capture|db|capture::figures|what capture adds to a commit, by a real MariaDB"
+    "transport|edge|transport::measure|latency and throughput of the peers' streams"
 )
 
 list_long() {
@@ -60,7 +61,13 @@ run_long() {
     local binary filter
     IFS='|' read -r _ binary filter _ <<<"$1"
     step build cargo build --quiet --workspace --all-targets
-    step "$filter" cargo test --workspace --test "$binary" -- --ignored --nocapture "$filter"
+    local run=(cargo test --quiet --workspace --test "$binary" -- --ignored "$filter")
+    # A filter that matches nothing would pass.
+    if ! "${run[@]}" --list | grep ': test$' >/dev/null; then
+        printf 'tests/run.sh: no test of %s is named %s\n' "$binary" "$filter" >&2
+        exit 1
+    fi
+    step "$filter" "${run[@]}" --nocapture
 }
 
 case ${1-} in
