@@ -5,6 +5,7 @@ pub mod command;
 pub mod control;
 pub mod controller;
 pub mod ddl_fence;
+pub mod ddl_gate;
 pub mod gtid;
 pub mod health;
 pub mod index;

@@ -104,4 +104,8 @@ impl GtidIndex for DbIndex {
     fn holds(&self, gtid: Gtid) -> Result<bool, StoreError> {
         DbIndex::holds(self, gtid)
     }
+
+    fn uses(&self, domain: u32, sequence: u64) -> Result<bool, StoreError> {
+        Ok(self.place(domain, sequence)?.is_some())
+    }
 }

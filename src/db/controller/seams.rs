@@ -33,4 +33,7 @@ pub trait GtidIndex: Send + Sync + 'static {
 
     /// Whether it holds this very one (server included).
     fn holds(&self, gtid: Gtid) -> Result<bool, StoreError>;
+
+    /// Whether it holds one with that number, whoever gave it.
+    fn uses(&self, domain: u32, sequence: u64) -> Result<bool, StoreError>;
 }
