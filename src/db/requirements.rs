@@ -25,6 +25,7 @@ pub const INIT_FILE: &str = "/etc/mysql/wolfscale-init.sql";
 pub const VERSION_MIN: (u32, u32) = (10, 6);
 /// What `init_file` runs: after recovery and before the first client.
 pub const INIT_SQL: &str = "SET GLOBAL rpl_semi_sync_master_enabled=1;\n";
+const ROLE: &str = "init_rpl_role";
 const SEMI_SYNC: &str = "rpl_semi_sync_master_enabled";
 /// How long `my_print_defaults` may take.
 const PRINT_DEFAULTS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,11 +89,7 @@ const REQUIRED: &[Requirement] = &[
         "ON",
         "a commit must wait also while the node is away",
     ),
-    option(
-        "init_rpl_role",
-        "SLAVE",
-        "at restart, what was not acknowledged must be cut off, not committed",
-    ),
+    option(ROLE, "SLAVE", "at restart, what was not acknowledged must be cut off, not committed"),
     option(
         "replicate_same_server_id",
         "1",
@@ -329,7 +326,12 @@ async fn options_of(live: &BTreeMap<String, String>, wanted: &Wanted) -> StartOp
         .map(|argument| String::from_utf8_lossy(argument).into_owned())
         .collect();
     let from_files = print_defaults(&arguments).await;
-    let values = from_files.iter().chain(&arguments).filter_map(|a| parse_option(a)).collect();
+    let mut values: BTreeMap<_, _> =
+        from_files.iter().chain(&arguments).filter_map(|argument| parse_option(argument)).collect();
+    // The role counts at a start only. What matters is that of the next one, in the files; a server
+    // that could not start as follower was started by us with another one on its command line.
+    let in_files = from_files.iter().rev().filter_map(|argument| parse_option(argument));
+    values.extend(in_files.filter(|(name, _)| name == ROLE).take(1));
     let changed = std::fs::metadata(&wanted.drop_in).and_then(|m| m.modified()).ok();
     let stale = matches!((changed, run.started()), (Some(at), Some(start)) if at > start);
     StartOptions { values, stale, readable: true }

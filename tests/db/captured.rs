@@ -183,3 +183,30 @@ async fn what_waits_at_a_lost_lead_stays_if_the_log_holds_it_and_is_cut_off_if_n
     alone.run("INSERT INTO app.t VALUES (4)").await;
     assert_eq!(alone.log.gtids().last().map(String::as_str), Some("0-1-5"), "its number is free");
 }
+
+#[tokio::test]
+async fn a_tail_that_cannot_be_cut_off_starts_with_the_default_role_and_needs_migration() {
+    let alone = Alone::start().await;
+    alone.run("CREATE DATABASE app").await;
+    alone.run("CREATE TABLE app.t (id INT PRIMARY KEY)").await;
+    let row = alone.run_unheard("INSERT INTO app.t VALUES (1)").await;
+    let connecting = alone.server.connect_as("app");
+    let ddl = tokio::spawn(async move {
+        connecting.await.query_drop("CREATE TABLE app.u (id INT)").await.is_ok()
+    });
+    eventually("both are in the binlog", async || {
+        alone.server.value("SELECT @@gtid_binlog_pos").await == "0-1-4"
+    })
+    .await;
+    alone.next_term(false).await;
+    alone.becomes(DbState::NeedsMigration).await;
+    assert!(!row.await.expect("ends") && !ddl.await.expect("ends"), "no OK for either");
+    let status = alone.handle.status().borrow().clone();
+    assert!(status.detail.contains("0-1-4"), "{status:?}");
+    assert_eq!(alone.server.value("SELECT @@read_only").await, "1");
+    eventually("it asks to step down", async || {
+        let asked = alone.handle.step_down().borrow().clone();
+        asked.is_some_and(|asked| asked.term == alone.log.term())
+    })
+    .await;
+}

@@ -132,6 +132,11 @@ impl GtidIndex for Index {
         let passed = written.tail.is_some_and(|tail| gtid.sequence <= tail.sequence);
         Ok(passed && reign.is_some_and(|(_, server)| *server == gtid.server))
     }
+
+    fn uses(&self, _domain: u32, sequence: u64) -> Result<bool, StoreError> {
+        let tail = self.0.tail().map_or(0, |tail| tail.sequence);
+        Ok((1..=tail).contains(&sequence))
+    }
 }
 
 /// The entry at the released watermark is always of the current term here.

@@ -54,12 +54,12 @@ async fn a_default_server_is_told_exactly_what_to_change_and_the_drop_in_does_it
 }
 
 #[tokio::test]
-async fn semi_sync_in_an_option_file_is_found_and_so_is_a_command_line_that_overrides() {
+async fn semi_sync_in_an_option_file_is_found_and_one_start_in_another_role_is_not() {
     let server = Controlled::configured(8);
     let extra = server.wanted().drop_in.with_file_name("10-mine.cnf");
     std::fs::write(extra, "[mysqld]\nrpl-semi-sync-master-enabled\n").expect("writes");
     let _launch = server.control().start(StartRole::Default).await.expect("starts");
     server.answers().await;
     let lines: Vec<String> = findings(&server).await.into_iter().map(|f| f.line).collect();
-    assert_eq!(lines, ["init_rpl_role = SLAVE", "-rpl_semi_sync_master_enabled = ON"]);
+    assert_eq!(lines, ["-rpl_semi_sync_master_enabled = ON"]);
 }
