@@ -12,10 +12,13 @@ pub mod apply;
 pub mod clock;
 pub mod cluster;
 pub mod db;
+pub mod disk;
+pub mod kv;
 pub mod log;
 pub mod replicate;
 pub mod server;
 pub mod store;
+pub mod supervisor;
 pub mod tasks;
 pub mod types;
 

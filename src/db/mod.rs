@@ -2,7 +2,13 @@
 
 pub mod capture;
 pub mod command;
+pub mod control;
+pub mod controller;
+pub mod ddl_fence;
 pub mod gtid;
+pub mod health;
 pub mod index;
+pub mod mariadb;
 pub mod protocol;
+pub mod requirements;
 pub mod status;

@@ -1,0 +1,514 @@
+//! The decisions: what to do next, from what is seen. No I/O, no clock.
+
+use super::observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen};
+use crate::{
+    db::{
+        gtid::Gtid,
+        health::UNHEALTHY_AFTER,
+        mariadb::{Entrance, ReplicaStatus},
+        status::DbState,
+    },
+    types::Term,
+};
+
+/// How often replica threads that stop with an error, without progress, are started again.
+pub const REPLICA_STARTS_MAX: u32 = 5;
+/// Failures in a row after which a live but silent database is killed and started again.
+pub const KILL_AFTER_FAILURES: u32 = 20;
+/// Errors that pass by themselves: connections, lock waits, deadlocks, and a temporary lack.
+const TRANSIENT: [u16; 12] =
+    [1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 2002, 2003, 2006, 2013];
+
+/// What to do next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Nothing: this is how things are.
+    Rest(DbState, String),
+    /// Ask the node to give up the lead, because of this.
+    StepDown(String),
+    /// Start a database that does not run, as follower.
+    Launch,
+    /// Kill it and start it as follower: what was not acknowledged is cut off.
+    Restart(String),
+    /// Record that it must be migrated.
+    Migrate(String),
+    /// Set it read-only and as a follower.
+    Protect,
+    /// Point its replica threads to the feed and start them.
+    Follow(Entrance),
+    /// Start its replica threads again.
+    StartReplica,
+    /// Stop the replica, start capture and open writes, in this term.
+    Promote {
+        /// The term.
+        term: Term,
+        /// The log's last transaction: where capture starts.
+        after: Option<Gtid>,
+    },
+    /// Close writes while the lead is still ours: a graceful hand-over.
+    CloseWrites,
+    /// The hand-over did not come about: open writes again.
+    Reopen,
+    /// The lead is lost: cut off clients, settle what waits, and become a follower.
+    Lose,
+    /// Writes were closed and all is released: end capture and become a follower.
+    Retire,
+}
+
+/// The next thing to do.
+pub fn decide(seen: &Observation) -> Action {
+    match &seen.part {
+        Part::Leader { term, closed } => leader(seen, term, *closed),
+        Part::Follower => follower(seen),
+    }
+}
+
+fn leader(seen: &Observation, term: &Term, closed: bool) -> Action {
+    let role = &seen.role;
+    if !role.leads() || role.term.as_ref() != Some(term) {
+        return if closed { Action::Retire } else { Action::Lose };
+    }
+    if let Some(reason) = cannot_lead(seen) {
+        return Action::StepDown(reason);
+    }
+    match (closed, role.handing_over) {
+        (false, true) => Action::CloseWrites,
+        (true, false) if seen.hand_over_overdue => Action::Reopen,
+        (true, _) => Action::Rest(DbState::Demoting, "handing over".into()),
+        (false, false) => Action::Rest(DbState::Leading, String::new()),
+    }
+}
+
+/// Why a database that leads must not go on.
+fn cannot_lead(seen: &Observation) -> Option<String> {
+    if let Some(reason) = &seen.migration {
+        return Some(reason.clone());
+    }
+    if let Some(reason) = &seen.capture_ended {
+        return Some(format!("capture ended: {reason}"));
+    }
+    match &seen.db {
+        DbSeen::Down(why) if unhealthy(seen) => Some(format!("the database is down: {why}")),
+        DbSeen::Down(_) => None,
+        DbSeen::Unsupported(why) => Some(why.clone()),
+        DbSeen::Misconfigured(findings) => {
+            Some(format!("the database has {} wrong settings", findings.len()))
+        }
+        DbSeen::Up(server) if server.restarted => Some("the database was restarted".into()),
+        DbSeen::Up(_) => None,
+    }
+}
+
+fn unhealthy(seen: &Observation) -> bool {
+    seen.process_runs == Some(false) || seen.failures >= UNHEALTHY_AFTER
+}
+
+fn follower(seen: &Observation) -> Action {
+    let next = follow(seen);
+    // A node beside a database that cannot be promoted must not hold the lead.
+    let hopeless = match &next {
+        Action::Rest(DbState::Misconfigured | DbState::NeedsMigration, why) => Some(why.clone()),
+        Action::Migrate(_) => None, // recorded first; the next decision steps down
+        Action::Launch => Some("the database does not run".into()),
+        Action::Restart(why) => Some(why.clone()),
+        Action::Rest(DbState::Unreachable, why) if unhealthy(seen) => Some(why.clone()),
+        _ => None,
+    };
+    match hopeless {
+        Some(reason) if seen.role.leads() => Action::StepDown(reason),
+        _ => next,
+    }
+}
+
+fn follow(seen: &Observation) -> Action {
+    if let Some(reason) = &seen.migration {
+        return Action::Rest(DbState::NeedsMigration, reason.clone());
+    }
+    match &seen.db {
+        DbSeen::Down(why) => down(seen, why),
+        DbSeen::Unsupported(why) => Action::Rest(DbState::Misconfigured, why.clone()),
+        DbSeen::Misconfigured(findings) => {
+            let detail = format!("{} settings must change, then a restart", findings.len());
+            Action::Rest(DbState::Misconfigured, detail)
+        }
+        DbSeen::Up(server) => up(seen, server),
+    }
+}
+
+fn down(seen: &Observation, why: &str) -> Action {
+    match seen.process_runs {
+        Some(false) if seen.can_fence => Action::Launch,
+        Some(true) if seen.can_fence && seen.failures >= KILL_AFTER_FAILURES => {
+            Action::Restart(format!("it runs but does not answer: {why}"))
+        }
+        _ => Action::Rest(DbState::Unreachable, why.to_owned()),
+    }
+}
+
+fn up(seen: &Observation, server: &ServerSeen) -> Action {
+    if let Some(gtid) = server.broken_ddl {
+        return Action::Migrate(format!(
+            "the database was restarted in the middle of a schema change ({gtid}): \
+             nobody knows whether it was made"
+        ));
+    }
+    if !server.read_only || (!server.relaxed && !seen.role.leads()) {
+        return Action::Protect;
+    }
+    surplus(seen, server)
+        .or_else(|| rejoin(seen, server))
+        .unwrap_or_else(|| promote_or_rest(seen, server))
+}
+
+/// What the database holds and the log does not.
+fn surplus(seen: &Observation, server: &ServerSeen) -> Option<Action> {
+    let lost = match server.replica_at {
+        At::Errant(gtid) => Some(gtid),
+        At::Ahead(gtid) if seen.log.current => Some(gtid),
+        _ => None,
+    };
+    if let Some(gtid) = lost {
+        let why = format!("its replica position {gtid} is not in the cluster's log");
+        return Some(Action::Migrate(why));
+    }
+    let errant = match server.binlog_at {
+        At::Start | At::InLog(_) => return None,
+        At::Errant(gtid) => gtid,
+        At::Ahead(gtid) if seen.log.current => gtid,
+        At::Ahead(gtid) => return Some(waiting(seen, gtid)),
+    };
+    let why = format!("transaction {errant} in its binlog is not in the cluster's log");
+    Some(if seen.outlived_restart == Some(errant) {
+        Action::Migrate(format!("{why}, and a restart as follower did not undo it"))
+    } else if seen.can_fence {
+        Action::Restart(why)
+    } else {
+        Action::Rest(
+            DbState::Unreachable,
+            format!("{why}: kill it (-9) and start it as follower, to undo that"),
+        )
+    })
+}
+
+fn waiting(seen: &Observation, gtid: Gtid) -> Action {
+    let state = if seen.role.leads() { DbState::Promoting } else { DbState::Starting };
+    Action::Rest(state, format!("waiting until the log shows whether {gtid} is in it"))
+}
+
+/// Makes the replica threads follow the feed, if they do not.
+fn rejoin(seen: &Observation, server: &ServerSeen) -> Option<Action> {
+    let led_later = server.binlog_at.sequence() > server.replica_at.sequence();
+    let drained = server.replica_at.gtid() == seen.log.tail && !led_later;
+    if drained && seen.role.leads() && !seen.role.handing_over {
+        return None;
+    }
+    if led_later {
+        return Some(Action::Follow(Entrance::Demote));
+    }
+    let replica = server.replica.as_ref().filter(|_| server.follows_feed);
+    let Some(replica) = replica else {
+        return Some(Action::Follow(Entrance::ReplicaPosition));
+    };
+    (!replica.io_running || !replica.sql_running).then(|| stopped(seen, replica))
+}
+
+fn stopped(seen: &Observation, replica: &ReplicaStatus) -> Action {
+    let failed = [&replica.sql_error, &replica.io_error]
+        .into_iter()
+        .find(|(code, _)| *code != 0 && !TRANSIENT.contains(code));
+    match failed {
+        Some((code, text)) if seen.replica_starts >= REPLICA_STARTS_MAX => {
+            Action::Migrate(format!("its replica threads stop with error {code}: {text}"))
+        }
+        _ => Action::StartReplica,
+    }
+}
+
+fn promote_or_rest(seen: &Observation, server: &ServerSeen) -> Action {
+    let role = &seen.role;
+    let promoting = |why: &str| Action::Rest(DbState::Promoting, why.into());
+    match (&role.term, role.term_start) {
+        _ if !role.leads() || role.handing_over => {
+            Action::Rest(DbState::Following, behind(&seen.log, server))
+        }
+        (Some(term), Some(start)) if seen.log.applied >= start => {
+            if server.replica_at.gtid() == seen.log.tail {
+                Action::Promote { term: term.clone(), after: seen.log.tail }
+            } else {
+                promoting("applying what is left of the log")
+            }
+        }
+        _ => promoting("waiting until the first entry of its term is released"),
+    }
+}
+
+fn behind(log: &LogSeen, server: &ServerSeen) -> String {
+    let tail = log.tail.map_or(0, |gtid| gtid.sequence);
+    match tail.saturating_sub(server.replica_at.sequence()) {
+        0 => String::new(),
+        many => format!("{many} transactions behind the log"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        replicate::role::{Role, RoleView},
+        types::Lsn,
+    };
+
+    fn gtid(text: &str) -> Gtid {
+        text.parse().expect("valid")
+    }
+
+    fn term(number: u64) -> Term {
+        Term { number, leader: "n1".parse().expect("valid") }
+    }
+
+    fn leads(number: u64) -> RoleView {
+        RoleView {
+            role: Role::Leader,
+            term: Some(term(number)),
+            leader: Some("n1".parse().expect("valid")),
+            term_start: Some(Lsn(10)),
+            handing_over: false,
+        }
+    }
+
+    fn running() -> ReplicaStatus {
+        ReplicaStatus { io_running: true, sql_running: true, ..Default::default() }
+    }
+
+    fn server() -> ServerSeen {
+        ServerSeen {
+            replica_at: At::InLog(gtid("0-1-5")),
+            binlog_at: At::Start,
+            read_only: true,
+            relaxed: true,
+            restarted: false,
+            replica: Some(running()),
+            follows_feed: true,
+            broken_ddl: None,
+        }
+    }
+
+    /// A follower that has applied everything, of a healthy cluster.
+    fn calm() -> Observation {
+        Observation {
+            role: RoleView::nobody(),
+            log: LogSeen {
+                released: Lsn(12),
+                applied: Lsn(12),
+                current: true,
+                tail: Some(gtid("0-1-5")),
+            },
+            part: Part::Follower,
+            db: DbSeen::Up(server()),
+            migration: None,
+            capture_ended: None,
+            process_runs: Some(true),
+            can_fence: true,
+            outlived_restart: None,
+            replica_starts: 0,
+            failures: 0,
+            hand_over_overdue: false,
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut ServerSeen)) -> Observation {
+        let mut server = server();
+        change(&mut server);
+        Observation { db: DbSeen::Up(server), ..calm() }
+    }
+
+    fn leading() -> Observation {
+        let part = Part::Leader { term: term(3), closed: false };
+        Observation { role: leads(3), part, ..calm() }
+    }
+
+    fn state(action: &Action) -> Option<DbState> {
+        match action {
+            Action::Rest(state, _) => Some(*state),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_calm_follower_follows() {
+        assert_eq!(decide(&calm()), Action::Rest(DbState::Following, String::new()));
+    }
+
+    #[test]
+    fn writes_open_only_when_drained_in_an_own_released_term() {
+        let ready = Observation { role: leads(3), ..calm() };
+        let promote = Action::Promote { term: term(3), after: Some(gtid("0-1-5")) };
+        assert_eq!(decide(&ready), promote);
+
+        let mut early = ready.clone();
+        early.log.applied = Lsn(9);
+        assert_eq!(state(&decide(&early)), Some(DbState::Promoting), "own entry not applied");
+
+        let mut behind = ready.clone();
+        behind.log.tail = Some(gtid("0-1-6"));
+        assert_eq!(state(&decide(&behind)), Some(DbState::Promoting), "not drained");
+
+        let mut stray = with(|s| s.binlog_at = At::Ahead(gtid("0-2-6")));
+        stray.role = leads(3);
+        assert!(matches!(decide(&stray), Action::StepDown(_)), "a stray write in its binlog");
+
+        let mut ours = with(|s| s.binlog_at = At::InLog(gtid("0-1-5")));
+        let DbSeen::Up(server) = &mut ours.db else { unreachable!("it is up") };
+        server.replica_at = At::InLog(gtid("0-2-3"));
+        ours.role = leads(3);
+        assert_eq!(decide(&ours), Action::Follow(Entrance::Demote), "its own tail merges first");
+
+        let empty = Observation {
+            role: leads(3),
+            log: LogSeen { tail: None, ..calm().log },
+            ..with(|s| {
+                s.replica_at = At::Start;
+                s.replica = None;
+                s.follows_feed = false;
+            })
+        };
+        assert_eq!(decide(&empty), Action::Promote { term: term(3), after: None }, "a new cluster");
+    }
+
+    #[test]
+    fn a_lost_lead_is_lost_whoever_leads_next() {
+        assert_eq!(state(&decide(&leading())), Some(DbState::Leading));
+        let lost = Observation { role: RoleView::nobody(), ..leading() };
+        assert_eq!(decide(&lost), Action::Lose);
+        let again = Observation { role: leads(4), ..leading() };
+        assert_eq!(decide(&again), Action::Lose, "a term of its own, but another one");
+        let closed = Part::Leader { term: term(3), closed: true };
+        let retired = Observation { role: RoleView::nobody(), part: closed, ..leading() };
+        assert_eq!(decide(&retired), Action::Retire);
+    }
+
+    #[test]
+    fn a_leader_gives_up_when_its_database_fails() {
+        let down = |failures, process_runs| Observation {
+            db: DbSeen::Down("refused".into()),
+            failures,
+            process_runs,
+            ..leading()
+        };
+        assert!(
+            matches!(decide(&down(1, Some(false))), Action::StepDown(_)),
+            "its process is gone"
+        );
+        assert_eq!(state(&decide(&down(1, Some(true)))), Some(DbState::Leading), "one hiccup");
+        assert!(matches!(decide(&down(UNHEALTHY_AFTER, Some(true))), Action::StepDown(_)));
+        let restarted = Observation { db: with(|s| s.restarted = true).db, ..leading() };
+        assert!(matches!(decide(&restarted), Action::StepDown(_)));
+        let deaf = Observation { capture_ended: Some("closed".into()), ..leading() };
+        assert!(matches!(decide(&deaf), Action::StepDown(_)));
+    }
+
+    #[test]
+    fn handing_over_closes_writes_and_opens_them_again_if_nobody_takes_over() {
+        let handing = RoleView { handing_over: true, ..leads(3) };
+        let handing = Observation { role: handing, ..leading() };
+        assert_eq!(decide(&handing), Action::CloseWrites);
+        let part = Part::Leader { term: term(3), closed: true };
+        let closed = Observation { part, ..leading() };
+        assert_eq!(state(&decide(&closed)), Some(DbState::Demoting));
+        let overdue = Observation { hand_over_overdue: true, ..closed };
+        assert_eq!(decide(&overdue), Action::Reopen);
+    }
+
+    #[test]
+    fn a_surplus_is_cut_off_by_a_restart_and_what_outlives_that_needs_migration() {
+        let ahead = gtid("0-1-6");
+        let surplus = with(|s| s.binlog_at = At::Ahead(ahead));
+        assert!(matches!(decide(&surplus), Action::Restart(_)));
+        let outlived = Observation { outlived_restart: Some(ahead), ..surplus.clone() };
+        assert!(matches!(decide(&outlived), Action::Migrate(_)));
+        let mut lagging = surplus.clone();
+        lagging.log.current = false;
+        assert_eq!(state(&decide(&lagging)), Some(DbState::Starting), "the log here may lag");
+        let errant = Observation {
+            log: LogSeen { current: false, ..calm().log },
+            ..with(|s| s.binlog_at = At::Errant(gtid("0-1-4")))
+        };
+        assert!(matches!(decide(&errant), Action::Restart(_)), "the log went another way");
+        let applied = with(|s| s.replica_at = At::Errant(gtid("0-1-4")));
+        assert!(matches!(decide(&applied), Action::Migrate(_)));
+        let helpless = Observation { can_fence: false, ..surplus };
+        assert_eq!(state(&decide(&helpless)), Some(DbState::Unreachable));
+    }
+
+    #[test]
+    fn a_former_leader_demotes_and_others_follow_from_their_replica_position() {
+        let led = with(|s| s.binlog_at = At::InLog(gtid("0-1-6")));
+        assert_eq!(decide(&led), Action::Follow(Entrance::Demote));
+        let fresh = with(|s| {
+            s.follows_feed = false;
+            s.replica = None;
+        });
+        assert_eq!(decide(&fresh), Action::Follow(Entrance::ReplicaPosition));
+        assert_eq!(decide(&with(|s| s.read_only = false)), Action::Protect);
+        assert_eq!(decide(&with(|s| s.relaxed = false)), Action::Protect);
+    }
+
+    #[test]
+    fn stopped_replica_threads_are_started_until_an_error_proves_lasting() {
+        let stopped = |code: u16, starts| Observation {
+            replica_starts: starts,
+            ..with(|s| {
+                let sql_error = (code, "words".to_owned());
+                s.replica = Some(ReplicaStatus { sql_running: false, sql_error, ..running() });
+            })
+        };
+        assert_eq!(decide(&stopped(0, 99)), Action::StartReplica);
+        assert_eq!(decide(&stopped(1205, 99)), Action::StartReplica, "a lock wait passes");
+        assert_eq!(decide(&stopped(1062, 0)), Action::StartReplica);
+        assert!(matches!(decide(&stopped(1062, REPLICA_STARTS_MAX)), Action::Migrate(_)));
+    }
+
+    #[test]
+    fn a_database_that_is_down_is_started_and_one_that_hangs_is_killed() {
+        let down = |failures, process_runs, can_fence| Observation {
+            db: DbSeen::Down("refused".into()),
+            failures,
+            process_runs,
+            can_fence,
+            ..calm()
+        };
+        assert_eq!(decide(&down(1, Some(false), true)), Action::Launch);
+        assert_eq!(state(&decide(&down(1, Some(true), true))), Some(DbState::Unreachable));
+        assert!(matches!(decide(&down(KILL_AFTER_FAILURES, Some(true), true)), Action::Restart(_)));
+        assert_eq!(state(&decide(&down(99, Some(false), false))), Some(DbState::Unreachable));
+    }
+
+    #[test]
+    fn hopeless_databases_do_not_lead() {
+        let cases = [
+            Observation { migration: Some("errant".into()), ..calm() },
+            Observation { db: DbSeen::Misconfigured(vec![]), ..calm() },
+            Observation { db: DbSeen::Unsupported("MySQL".into()), ..calm() },
+            Observation {
+                db: DbSeen::Down("refused".into()),
+                process_runs: Some(false),
+                failures: 1,
+                ..calm()
+            },
+        ];
+        for seen in cases {
+            assert!(
+                !matches!(decide(&seen), Action::StepDown(_)),
+                "a follower has no lead to give"
+            );
+            let leads = Observation { role: leads(3), ..seen };
+            assert!(matches!(decide(&leads), Action::StepDown(_)), "{leads:?}");
+        }
+    }
+
+    #[test]
+    fn an_unclean_stop_in_a_schema_change_needs_migration() {
+        let broken = with(|s| s.broken_ddl = Some(gtid("0-1-6")));
+        assert!(matches!(decide(&broken), Action::Migrate(_)));
+    }
+}

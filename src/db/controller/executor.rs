@@ -1,0 +1,282 @@
+//! The task that observes, decides and acts, one action at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    decide::{Action, decide},
+    handle::{CloseError, ControllerHandle, REQUESTS_WAITING_MAX, Request, StepDown},
+    observation::{DbSeen, Observation, Part},
+    observe::{Checked, ReplicaProgress},
+    seams::{CaptureControl, CaptureError, GtidIndex},
+};
+use crate::{
+    db::{
+        control::{Control, ControlError},
+        ddl_fence::DbRecords,
+        gtid::Gtid,
+        health::{CHECK_INTERVAL, Health},
+        mariadb::{AdminSettings, DbError, FeedEndpoint, MariaDb, ServerRun},
+        requirements::Wanted,
+        status::{DbState, DbStatus},
+    },
+    log::{EntrySource, watermark::Watermark},
+    replicate::role::RoleView,
+    store::StoreError,
+    tasks::{OnEnd, Tasks},
+};
+
+/// The cluster's only GTID domain.
+pub(super) const DOMAIN: u32 = 0;
+/// The pace while something is awaited that takes milliseconds.
+const BUSY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What the controller is told once.
+#[derive(Clone, Debug)]
+pub struct ControllerSettings {
+    /// How the server is administered.
+    pub admin: AdminSettings,
+    /// How it is started and killed.
+    pub control: Control,
+    /// What it must be set to.
+    pub wanted: Wanted,
+    /// Where its replica threads find the feed.
+    pub feed: FeedEndpoint,
+    /// Whether events run on the leader.
+    pub event_scheduler: bool,
+    /// How long a start with recovery may take.
+    pub start_timeout: Duration,
+}
+
+/// What the controller watches and drives.
+pub struct Inputs {
+    /// The node's part.
+    pub role: watch::Receiver<RoleView>,
+    /// Released entries.
+    pub released: Watermark,
+    /// Applied entries; the index holds these.
+    pub applied: Watermark,
+    /// The log.
+    pub log: Arc<dyn EntrySource>,
+    /// The GTIDs in it.
+    pub index: Arc<dyn GtidIndex>,
+    /// The GTID that the cluster's databases started from, once it is known that there is one.
+    pub base: watch::Receiver<Option<Gtid>>,
+    /// Capture.
+    pub capture: Box<dyn CaptureControl>,
+    /// Durable facts about the database.
+    pub records: DbRecords,
+}
+
+/// Why a step was not done; it is decided anew, soon.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("{0}")]
+    Moved(String),
+    /// Fatal.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The controller.
+pub struct Controller {
+    pub(super) settings: ControllerSettings,
+    pub(super) inputs: Inputs,
+    pub(super) db: MariaDb,
+    pub(super) health: Health,
+    pub(super) part: Part,
+    /// Which run of the server was given its part.
+    pub(super) part_run: Option<ServerRun>,
+    pub(super) closed_at: Option<Instant>,
+    pub(super) checked: Option<Checked>,
+    pub(super) outlived_restart: Option<Gtid>,
+    pub(super) replica: ReplicaProgress,
+    status_tx: watch::Sender<DbStatus>,
+    step_down_tx: watch::Sender<Option<StepDown>>,
+    requests_rx: mpsc::Receiver<Request>,
+}
+
+impl Controller {
+    /// Starts the controller as a task of the node.
+    pub fn spawn(settings: ControllerSettings, inputs: Inputs, tasks: &Tasks) -> ControllerHandle {
+        let (status_tx, status_rx) = watch::channel(DbStatus::starting());
+        let (step_down_tx, step_down_rx) = watch::channel(None);
+        let (requests_tx, requests_rx) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let controller = Self {
+            db: MariaDb::new(settings.admin.clone()),
+            settings,
+            inputs,
+            health: Health::default(),
+            part: Part::Follower,
+            part_run: None,
+            closed_at: None,
+            checked: None,
+            outlived_restart: None,
+            replica: ReplicaProgress::default(),
+            status_tx,
+            step_down_tx,
+            requests_rx,
+        };
+        let (stop, all) = (tasks.stopping(), tasks.clone());
+        tasks.spawn("db-controller", OnEnd::StopNode, async move {
+            if let Err(e) = controller.run(stop).await {
+                all.fail(format!("database controller: {e}"));
+            }
+        });
+        ControllerHandle { status_rx, step_down_rx, requests_tx }
+    }
+
+    async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let mut role_rx = self.inputs.role.clone();
+        while !stop.is_cancelled() {
+            role_rx.mark_unchanged();
+            let seen = self.observe().await?;
+            let action = decide(&seen);
+            self.publish(&seen, &action);
+            let pause = match self.act(&seen, action).await {
+                Ok(pause) => pause,
+                Err(StepError::Store(e)) => return Err(e),
+                Err(e) => {
+                    warn!(error = %e, "the database was not brought on; trying again");
+                    CHECK_INTERVAL
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => (),
+                changed = role_rx.changed() => if changed.is_err() { break },
+                request = self.requests_rx.recv() => self.serve(request).await?,
+                () = tokio::time::sleep(pause) => (),
+            }
+        }
+        self.retire_at_stop().await;
+        Ok(())
+    }
+
+    async fn act(&mut self, seen: &Observation, action: Action) -> Result<Duration, StepError> {
+        if !matches!(action, Action::Rest(..) | Action::StepDown(_)) {
+            info!(?action, "database");
+        }
+        match action {
+            Action::Rest(DbState::Promoting | DbState::Demoting | DbState::Starting, _) => {
+                return Ok(BUSY_INTERVAL);
+            }
+            Action::Rest(..) => return Ok(CHECK_INTERVAL),
+            Action::StepDown(reason) => {
+                self.ask_step_down(seen.role.clone(), reason);
+                return Ok(BUSY_INTERVAL);
+            }
+            Action::Launch => self.launch().await?,
+            Action::Restart(why) => self.restart(&why).await?,
+            Action::Migrate(reason) => self.migrate(reason).await?,
+            Action::Protect => self.protect().await?,
+            Action::Follow(entrance) => self.follow(entrance).await?,
+            Action::StartReplica => {
+                self.start_replica().await?;
+                return Ok(CHECK_INTERVAL);
+            }
+            Action::Promote { term, after } => self.promote(term, after).await?,
+            Action::CloseWrites => self.close_writes().await?,
+            Action::Reopen => self.reopen().await?,
+            Action::Lose => self.lose().await?,
+            Action::Retire => self.retire().await,
+        }
+        Ok(BUSY_INTERVAL)
+    }
+
+    async fn serve(&mut self, request: Option<Request>) -> Result<(), StoreError> {
+        let Some(Request::CloseWrites(answer)) = request else {
+            // All handles are gone, so nobody will ask: do not spin on the closed channel.
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            return Ok(());
+        };
+        let outcome = match &self.part {
+            Part::Leader { closed: true, .. } => Ok(()),
+            Part::Follower => Err(CloseError::NotLeading),
+            Part::Leader { closed: false, .. } => match self.close_writes().await {
+                Ok(()) => Ok(()),
+                Err(StepError::Store(e)) => return Err(e),
+                Err(e) => Err(CloseError::Failed(e.to_string())),
+            },
+        };
+        let _nobody_waits = answer.send(outcome);
+        Ok(())
+    }
+
+    pub(super) fn ask_step_down(&self, role: RoleView, reason: String) {
+        let Some(term) = role.term.filter(|_| role.role == crate::replicate::role::Role::Leader)
+        else {
+            return;
+        };
+        self.step_down_tx.send_if_modified(|asked| {
+            let fresh = asked.as_ref().is_none_or(|a| a.term != term);
+            if fresh {
+                warn!(reason, %term, "asking the node to give up the lead");
+                *asked = Some(StepDown { term, reason });
+            }
+            fresh
+        });
+    }
+
+    fn publish(&self, seen: &Observation, action: &Action) {
+        let (state, detail) = self.state_of(seen, action);
+        let advice = match &seen.db {
+            DbSeen::Misconfigured(findings) => findings.iter().map(|f| f.advice()).collect(),
+            _ => Vec::new(),
+        };
+        let position = match &seen.db {
+            DbSeen::Up(server) => {
+                let at = [server.replica_at.gtid(), server.binlog_at.gtid()];
+                at.into_iter().flatten().max_by_key(|gtid| gtid.sequence)
+            }
+            _ => self.status_tx.borrow().position,
+        };
+        let version = self.checked.as_ref().map(|c| c.version.clone());
+        let status = DbStatus { state, detail, advice, version, position };
+        self.status_tx.send_if_modified(|now| {
+            if now.state != status.state {
+                info!(from = ?now.state, to = ?status.state, detail = status.detail, "database");
+            } else if *now != status {
+                debug!(?status, "database");
+            }
+            let changed = *now != status;
+            *now = status;
+            changed
+        });
+    }
+
+    fn state_of(&self, seen: &Observation, action: &Action) -> (DbState, String) {
+        let before = self.status_tx.borrow().state;
+        match action {
+            Action::Rest(state, detail) => (*state, detail.clone()),
+            Action::StepDown(why) => {
+                let state = match &seen.db {
+                    _ if seen.migration.is_some() => DbState::NeedsMigration,
+                    DbSeen::Misconfigured(_) | DbSeen::Unsupported(_) => DbState::Misconfigured,
+                    DbSeen::Down(_) => DbState::Unreachable,
+                    DbSeen::Up(_) => DbState::Demoting,
+                };
+                (state, why.clone())
+            }
+            Action::Launch => (DbState::Unreachable, "it does not run: starting it".into()),
+            Action::Restart(why) => (DbState::Unreachable, format!("restarting it: {why}")),
+            Action::Migrate(why) => (DbState::NeedsMigration, why.clone()),
+            // A hiccup of the replica threads takes no eligibility away.
+            Action::StartReplica if before == DbState::Following => (before, String::new()),
+            _ if matches!(seen.part, Part::Leader { .. }) => (DbState::Demoting, String::new()),
+            _ if seen.role.leads() => (DbState::Promoting, String::new()),
+            _ => (DbState::Starting, String::new()),
+        }
+    }
+}

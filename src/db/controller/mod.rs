@@ -1,0 +1,38 @@
+//! The controller of the local database's part: it follows, is promoted, is demoted, rejoins.
+//!
+//! ```text
+//!  role, watermarks, index ─┐
+//!                           ├─▶ Observation ─▶ decide ─▶ Action ─▶ executor ─▶ SQL, control, capture
+//!  server, its process ─────┘   (plain data)   (pure)              promote · demote · rejoin
+//! ```
+//!
+//! Invariants:
+//! - Every start of the database is as follower; it takes writes only between `promote` and `lose`.
+//! - Writes open only when the own term's first entry is released, the replica has applied the
+//!   log's last transaction exactly, and capture is connected there. Else a sequence number would
+//!   be used twice, and no GTID would show it.
+//! - Nothing is acknowledged that the cluster does not have: what waits at the end of a lead is
+//!   acknowledged only if the log holds it, else the database is killed and cuts it off.
+//! - What a restart does not undo is recorded (`NeedsMigration`), and such a database never leads.
+//!
+//! It does not elect, propose or serve: it asks the node to step down, and drives capture.
+
+mod cut;
+mod decide;
+mod demote;
+mod executor;
+mod founding;
+mod handle;
+mod observation;
+mod observe;
+mod promote;
+mod rejoin;
+mod seams;
+
+pub use decide::{Action, KILL_AFTER_FAILURES, REPLICA_STARTS_MAX, decide};
+pub use demote::{CLOSE_WAIT, SUCCESSOR_WAIT};
+pub use executor::{Controller, ControllerSettings, Inputs};
+pub use founding::{Founding, probe};
+pub use handle::{CloseError, ControllerHandle, StepDown};
+pub use observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen};
+pub use seams::{CaptureControl, CaptureError, GtidIndex};

@@ -1,0 +1,200 @@
+//! Looking: at the server, its process and the log.
+
+use tokio::time::{Duration, Instant};
+
+use super::{
+    demote::HAND_OVER_WAIT,
+    executor::{Controller, DOMAIN},
+    observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen},
+};
+use crate::{
+    db::{
+        gtid::Gtid,
+        mariadb::{DbError, Positions, ReplicaStatus, ServerRun, Session},
+        requirements::{self, CheckError, Finding},
+    },
+    store::StoreError,
+};
+
+/// How often the settings of a misconfigured server are looked at again.
+const RECHECK_AFTER: Duration = Duration::from_secs(3);
+
+/// The outcome of the last check of the server's settings.
+pub(super) struct Checked {
+    pub run: Option<ServerRun>,
+    pub at: Instant,
+    pub version: String,
+    pub verdict: Result<Vec<Finding>, CheckError>,
+}
+
+impl Checked {
+    fn stands(&self, run: Option<ServerRun>) -> bool {
+        let fit = matches!(&self.verdict, Ok(findings) if findings.is_empty());
+        let fresh = self.at.elapsed() < RECHECK_AFTER;
+        let same_run = run.is_some() && self.run == run;
+        fresh || (fit && same_run)
+    }
+}
+
+/// How often the replica threads were started at one position.
+#[derive(Debug, Default)]
+pub(super) struct ReplicaProgress {
+    pub sequence: u64,
+    pub starts: u32,
+}
+
+impl ReplicaProgress {
+    fn at(&mut self, sequence: u64) {
+        if self.sequence != sequence {
+            *self = Self { sequence, starts: 0 };
+        }
+    }
+}
+
+impl Controller {
+    /// Looks at everything. The server first, then the log: so what the server has applied is in
+    /// what the log shows.
+    pub(super) async fn observe(&mut self) -> Result<Observation, StoreError> {
+        let looked = self.look().await;
+        let log = self.log_seen()?;
+        let db = match looked {
+            Ok(Look::Unfit(db)) => db,
+            Ok(Look::Fit(positions, replica)) => {
+                DbSeen::Up(self.server_seen(&log, &positions, replica).await?)
+            }
+            Err(e) => DbSeen::Down(e.to_string()),
+        };
+        if let DbSeen::Up(server) = &db {
+            self.replica.at(server.replica_at.sequence());
+        }
+        let process_runs = match db {
+            DbSeen::Down(_) => self.settings.control.is_running().await,
+            _ => Some(true),
+        };
+        Ok(Observation {
+            role: self.inputs.role.borrow().clone(),
+            log,
+            part: self.part.clone(),
+            migration: self.inputs.records.needs_migration()?,
+            capture_ended: match self.part {
+                Part::Leader { .. } => self.inputs.capture.ended(),
+                Part::Follower => None,
+            },
+            process_runs,
+            db,
+            can_fence: self.settings.control.can_fence(),
+            outlived_restart: self.outlived_restart,
+            replica_starts: self.replica.starts,
+            failures: self.health.failures(),
+            hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
+        })
+    }
+
+    async fn look(&mut self) -> Result<Look, DbError> {
+        let mut session = self.health.check(&self.db).await?;
+        let positions = session.positions(DOMAIN).await?;
+        if let Some(unfit) = self.check(&mut session, positions.run).await? {
+            return Ok(Look::Unfit(unfit));
+        }
+        let replica = session.replica_status().await?;
+        Ok(Look::Fit(positions, replica))
+    }
+
+    /// Checks the settings, unless this run of the server was found fit before.
+    async fn check(
+        &mut self,
+        session: &mut Session,
+        run: Option<ServerRun>,
+    ) -> Result<Option<DbSeen>, DbError> {
+        if !self.checked.as_ref().is_some_and(|c| c.stands(run)) {
+            let version = session.version().await?;
+            let verdict = match requirements::check(session, &self.settings.wanted).await {
+                Err(CheckError::Db(e)) => return Err(e),
+                verdict => verdict,
+            };
+            self.checked = Some(Checked { run, at: Instant::now(), version, verdict });
+        }
+        Ok(self.checked.as_ref().and_then(|checked| match &checked.verdict {
+            Ok(findings) if findings.is_empty() => None,
+            Ok(findings) => Some(DbSeen::Misconfigured(findings.clone())),
+            Err(e) => Some(DbSeen::Unsupported(e.to_string())),
+        }))
+    }
+
+    /// What the log shows here and now.
+    pub(super) fn log_seen(&self) -> Result<LogSeen, StoreError> {
+        let released = self.inputs.released.at();
+        let applied = self.inputs.applied.at();
+        let term = self.inputs.role.borrow().term.clone();
+        let newest = self.inputs.log.read(released, released, usize::MAX)?;
+        let decided = newest.first().is_some_and(|entry| Some(&entry.term) == term.as_ref());
+        let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
+        Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
+    }
+
+    async fn server_seen(
+        &self,
+        log: &LogSeen,
+        positions: &Positions,
+        replica: Option<ReplicaStatus>,
+    ) -> Result<ServerSeen, StoreError> {
+        let feed = (self.settings.feed.host.clone(), self.settings.feed.port);
+        let replica_at = self.place(log, newest(&positions.replica))?;
+        Ok(ServerSeen {
+            replica_at,
+            binlog_at: self.place(log, newest(&positions.binlog))?,
+            read_only: positions.read_only,
+            relaxed: positions.relaxed,
+            restarted: self.part_run.is_some() && self.part_run != positions.run,
+            follows_feed: replica.as_ref().is_some_and(|r| r.by_slave_pos && r.endpoint == feed),
+            replica,
+            broken_ddl: self.fence(replica_at, positions.run).await?,
+        })
+    }
+
+    /// Looks a position up in the log.
+    pub(super) fn place(&self, log: &LogSeen, gtid: Option<Gtid>) -> Result<At, StoreError> {
+        let Some(gtid) = gtid else { return Ok(At::Start) };
+        let base = *self.inputs.base.borrow();
+        Ok(if base == Some(gtid) || self.inputs.index.holds(gtid)? {
+            At::InLog(gtid)
+        } else if gtid.sequence > log.tail.map_or(0, |tail| tail.sequence) {
+            At::Ahead(gtid)
+        } else {
+            At::Errant(gtid)
+        })
+    }
+
+    /// Lowers the DDL fence once the DDL is applied; tells of one that the server broke: it was
+    /// restarted since, and its position is before it.
+    async fn fence(&self, at: At, run: Option<ServerRun>) -> Result<Option<Gtid>, StoreError> {
+        let Some(fence) = self.inputs.records.fence()? else { return Ok(None) };
+        if at.sequence() >= fence.gtid.sequence {
+            let records = self.inputs.records.clone();
+            blocking(move || records.clear_fence()).await?;
+            return Ok(None);
+        }
+        let restarted = run.and_then(ServerRun::started).is_some_and(|at| at > fence.raised);
+        Ok(restarted.then_some(fence.gtid))
+    }
+}
+
+enum Look {
+    Unfit(DbSeen),
+    Fit(Positions, Option<ReplicaStatus>),
+}
+
+/// The newest of a position in one domain (which holds one GTID a domain).
+pub(super) fn newest(position: &[Gtid]) -> Option<Gtid> {
+    position.iter().copied().max_by_key(|gtid| gtid.sequence)
+}
+
+/// Runs what waits for the disk off the async workers.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}

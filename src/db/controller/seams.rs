@@ -1,0 +1,36 @@
+//! What the controller asks of capture and of the GTID index.
+
+use futures::future::BoxFuture;
+
+use crate::{db::gtid::Gtid, store::StoreError, types::Term};
+
+/// Capture did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("capture: {0}")]
+pub struct CaptureError(pub String);
+
+/// Capture of the local database, as the controller drives it.
+pub trait CaptureControl: Send + Sync + 'static {
+    /// Connects as the database's semi-synchronous replica behind `after` and proposes what it
+    /// commits, in `term` only. Returns once it is registered. One that runs is ended first.
+    fn start(&mut self, term: Term, after: Option<Gtid>)
+    -> BoxFuture<'_, Result<(), CaptureError>>;
+
+    /// Acknowledges everything up to `gtid`, which the log holds, although its term is over.
+    fn ack_through(&mut self, gtid: Gtid) -> BoxFuture<'_, Result<(), CaptureError>>;
+
+    /// Ends it: nothing is acknowledged any more. One that does not run is fine.
+    fn stop(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Why it ended by itself, if it did.
+    fn ended(&self) -> Option<String>;
+}
+
+/// Which transactions the released and applied part of the log holds.
+pub trait GtidIndex: Send + Sync + 'static {
+    /// The newest one.
+    fn tail(&self) -> Result<Option<Gtid>, StoreError>;
+
+    /// Whether it holds this very one (server included).
+    fn holds(&self, gtid: Gtid) -> Result<bool, StoreError>;
+}
