@@ -5,6 +5,7 @@ pub mod command;
 pub mod control;
 pub mod controller;
 pub mod ddl_fence;
+pub mod feed;
 pub mod gtid;
 pub mod health;
 pub mod index;
