@@ -7,6 +7,7 @@ mod feed;
 #[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/mariadb.rs"]
 mod mariadb;
+mod pipeline;
 #[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/ports.rs"]
 mod ports;
