@@ -1,6 +1,6 @@
 //! What may be asked on the command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -30,10 +30,9 @@ pub struct Cli {
         conflicts_with = "token_file"
     )]
     pub secret_file: Option<PathBuf>,
-    /// How long one node may take to answer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, global = true,
-          value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout: u64,
+    /// How long one node may take to answer: "500ms", "5s" or "1m".
+    #[arg(long, value_name = "DURATION", default_value = "5s", global = true, value_parser = duration)]
+    pub timeout: Duration,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table, global = true)]
     pub output: Output,
@@ -86,4 +85,21 @@ pub enum Db {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// A duration with its unit: `ms`, `s` or `m`; from one millisecond to one hour.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err(format!("{text:?} has no unit: write 500ms, 5s or 1m")),
+    };
+    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms));
+    match ms {
+        Some(ms @ 1..=3_600_000) => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("{text:?} is not between 1ms and 60m")),
+    }
 }

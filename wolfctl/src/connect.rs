@@ -44,7 +44,7 @@ where
     let bearer = Bearer(
         format!("Bearer {}", token::token(cli)?).parse().context("the token is not plain text")?,
     );
-    let limit = Duration::from_secs(cli.timeout);
+    let limit = cli.timeout;
     let mut failures = Vec::new();
     for endpoint in &cli.endpoints {
         let channel = match connect(endpoint, limit).await {
@@ -62,10 +62,10 @@ where
             }
             Ok(Err(status)) => return Err(refused(endpoint, &status)),
             Err(_) if retry == Retry::NextNode => {
-                failures.push(format!("{endpoint}: no answer within {} s", cli.timeout));
+                failures.push(format!("{endpoint}: no answer within {:?}", cli.timeout));
             }
             Err(_) => bail!(
-                "{endpoint}: no answer within {} s; it may have happened: look before you try again",
+                "{endpoint}: no answer within {:?}; it may have happened: look before you try again",
                 cli.timeout
             ),
         }
