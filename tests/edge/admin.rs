@@ -27,6 +27,7 @@ use wolfscale::{
     },
     tasks::{OnEnd, Tasks},
     types::{Incarnation, Lsn, Position, Term},
+    wire::{self, admin_client::AdminClient},
 };
 
 const CLUSTER_SECRET: &str = "0123456789abcdef0123";
@@ -99,7 +100,7 @@ struct Edges {
     grpc: SocketAddr,
     http: SocketAddr,
     tasks: Tasks,
-    _status_tx: watch::Sender<NodeStatus>,
+    status_tx: watch::Sender<NodeStatus>,
 }
 
 impl Drop for Edges {
@@ -123,7 +124,7 @@ async fn edges(http_token: Option<&str>) -> Edges {
     });
     let answers = Answers::new(http_token.map(Secret::new), status, recorder());
     tasks.spawn("http", OnEnd::Ignore, http::serve(http_listener, answers, tasks.clone()));
-    Edges { grpc, http, tasks, _status_tx: status_tx }
+    Edges { grpc, http, tasks, status_tx }
 }
 
 /// The client's program; built if it is not there or old. The whole workspace is named, as another
@@ -208,6 +209,85 @@ async fn wolfctl_tells_health_by_its_exit_code() {
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no node answered"));
     let usage = wolfctl(&endpoint, CLUSTER_SECRET, &["list", "nonsense"]).await;
     assert_eq!(usage.status.code(), Some(2));
+}
+
+/// Scripts read these: a key is added, never renamed or removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_status_are_stable() {
+    let edges = edges(None).await;
+    let endpoint = edges.grpc.to_string();
+    let keys = async || {
+        let told = wolfctl(&endpoint, CLUSTER_SECRET, &["status", "--output", "json"]).await;
+        let told = serde_json::from_slice(&told.stdout);
+        let told: serde_json::Map<String, serde_json::Value> = told.expect("a JSON object");
+        (told.keys().cloned().collect::<Vec<_>>(), told)
+    };
+    let expected = [
+        "appended_lsn",
+        "applied_lsn",
+        "cluster_id",
+        "committed_lsn",
+        "database",
+        "durable_lsn",
+        "handing_over",
+        "healthy",
+        "incarnation",
+        "leader",
+        "node_id",
+        "notices",
+        "released_lsn",
+        "role",
+        "servers",
+        "term",
+        "unhealthy_because",
+    ];
+    let (found, told) = keys().await;
+    assert_eq!(found, expected);
+    assert_eq!((&told["leader"], &told["role"]), (&"n1".into(), &"leader".into()));
+    assert_eq!(told["database"]["state"], "leading");
+    edges.status_tx.send_modify(|status| {
+        status.db = None;
+        status.role.leader = None;
+    });
+    let (found, told) = keys().await;
+    assert_eq!(found, expected, "also where there is nothing to tell");
+    assert!(told["database"].is_null() && told["leader"].is_null(), "{told:?}");
+}
+
+/// A call with this header, to each method: what is told and what is done must both be refused.
+async fn codes(to: SocketAddr, authorization: Option<&str>) -> Vec<tonic::Code> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{to}"));
+    let endpoint = endpoint.expect("an address").timeout(Duration::from_secs(10));
+    let channel = endpoint.connect().await.expect("connects");
+    let header = authorization.map(|text| text.parse().expect("a header"));
+    let mut admin = AdminClient::with_interceptor(channel, move |mut call: tonic::Request<()>| {
+        if let Some(value) = header.clone() {
+            call.metadata_mut().insert("authorization", value);
+        }
+        Ok(call)
+    });
+    let write = wire::ConfigureDatabaseRequest { dry_run: false };
+    let answers = [
+        admin.get_status(wire::GetStatusRequest {}).await.map(drop),
+        admin.list_servers(wire::ListServersRequest {}).await.map(drop),
+        admin.diagnose_database(wire::DiagnoseDatabaseRequest {}).await.map(drop),
+        admin.configure_database(write).await.map(drop),
+    ];
+    answers.into_iter().map(|done| done.err().map_or(tonic::Code::Ok, |e| e.code())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_asks_for_the_token() {
+    let edges = edges(None).await;
+    // The secret itself is no token: whoever asks never sends it.
+    let secret = format!("Bearer {CLUSTER_SECRET}");
+    for header in [None, Some("Bearer "), Some("Bearer wrong"), Some(secret.as_str())] {
+        let found = codes(edges.grpc, header).await;
+        assert_eq!(found, [tonic::Code::Unauthenticated; 4], "{header:?}");
+    }
+    let token = Secret::new(CLUSTER_SECRET).derive("wolfscale api token v1");
+    let found = codes(edges.grpc, Some(&format!("Bearer {}", token.expose_text()))).await;
+    assert_eq!(found, [tonic::Code::Ok; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

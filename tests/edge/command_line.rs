@@ -53,10 +53,32 @@ fn check_refuses_with_code_2_and_says_what_to_write() {
         ("cluster.heartbeet=1s", "did you mean cluster.heartbeat?"),
         ("cluster.heartbeat=300ms", "write heartbeat = \"125ms\""),
         ("cluster.policy=survivor", "not available in this version"),
+        ("cluster.lease=600ms", "600ms"),
+        ("node.id=n9", "n9"),
+        ("listen.http=0.0.0.0:8081", "http.allow_unauthenticated"),
     ] {
         let checked = wolfscale(&["check", "--config", &file, "--set", set]);
         assert_eq!(checked.status.code(), Some(2), "{set}");
         let said = String::from_utf8_lossy(&checked.stderr);
         assert!(said.contains(expected), "{set}: {said}");
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused_and_not_shown() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = init(dir.path());
+    let secret = dir.path().join("secret");
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    let held = std::fs::read_to_string(&secret).expect("the secret was made");
+    let made = std::fs::metadata(&secret).expect("is there").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&made) & 0o777, 0o600);
+    std::fs::set_permissions(&secret, mode(0o644)).expect("chmod");
+    for command in ["check", "start"] {
+        let refused = wolfscale(&[command, "--config", &file]);
+        assert_eq!(refused.status.code(), Some(2), "{command}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(&format!("chmod 600 {}", secret.display())), "{said}");
+        assert!(!said.contains(held.trim()), "secrets are not shown");
     }
 }
