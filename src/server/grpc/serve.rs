@@ -4,25 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::service::Routes;
 
 use super::{auth::TokenCheck, service::AdminService};
 use crate::{
     config::Secret,
+    replicate::transport::grpc::{incoming, server_builder},
     server::{backend::AdminBackend, status::NodeStatus},
     wire::{self, admin_server::AdminServer},
 };
 
 /// The largest message of the admin API.
 const ADMIN_MESSAGE_BYTES_MAX: usize = 4 << 20;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
 /// How long open calls may go on once the node stops.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -62,16 +55,9 @@ pub async fn serve(
     routes: Routes,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(HTTP2_FRAME_BYTES_MAX)
+    let server = server_builder()
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN_DEADLINE).await;
