@@ -12,6 +12,8 @@ pub mod apply;
 pub mod clock;
 pub mod cluster;
 pub mod db;
+pub mod disk;
+pub mod kv;
 pub mod log;
 pub mod replicate;
 pub mod server;

@@ -10,6 +10,7 @@
 mod assemble;
 mod driver;
 mod machine;
+pub mod sessions;
 
 pub use assemble::{Assembler, Command};
 pub use driver::{AppliedV1, Applier, StateCheck, check_state};

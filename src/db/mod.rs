@@ -6,6 +6,7 @@ pub mod control;
 pub mod controller;
 pub mod ddl_fence;
 pub mod ddl_gate;
+pub mod feed;
 pub mod gtid;
 pub mod health;
 pub mod index;

@@ -199,3 +199,72 @@ impl Engine for MemoryEngine {
         Ok(Reclaimed { before_bytes: bytes, after_bytes: bytes })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPACE: Space = Space(1);
+
+    fn commit(engine: &MemoryEngine, key: u8, durability: Durability) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        batch.put(SPACE, [key], vec![key]);
+        engine.commit(batch, durability)
+    }
+
+    fn keys(engine: &MemoryEngine) -> Vec<u8> {
+        let rows = engine.scan(SPACE, b"", &[0xff; 2], Direction::Forward, usize::MAX);
+        rows.expect("scans").iter().map(|(key, _)| key[0]).collect()
+    }
+
+    #[test]
+    fn a_power_cut_takes_back_what_was_not_synced() {
+        let engine = MemoryEngine::new();
+        commit(&engine, 1, Durability::Volatile).expect("commits");
+        commit(&engine, 2, Durability::Durable).expect("commits");
+        let mut batch = Batch::default();
+        batch.delete_range(SPACE, [0], [9]);
+        batch.put(SPACE, [2], vec![0]);
+        batch.put(SPACE, [3], vec![3]);
+        engine.commit(batch, Durability::Volatile).expect("commits");
+        assert_eq!(keys(&engine), [2, 3]);
+        engine.kill();
+        assert_eq!(keys(&engine), [2, 3], "the page cache outlives a kill");
+        engine.power_cut();
+        assert_eq!(keys(&engine), [1, 2]);
+        assert_eq!(engine.get(SPACE, &[2]).expect("reads").as_deref(), Some(&[2][..]));
+        commit(&engine, 4, Durability::Volatile).expect("commits");
+        engine.sync().expect("syncs");
+        engine.power_cut();
+        assert_eq!(keys(&engine), [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_failed_sync_ends_it_until_the_restart() {
+        for (fault, left) in [(SyncFault::Lost, &[1][..]), (SyncFault::Done, &[1, 2][..])] {
+            let engine = MemoryEngine::new();
+            commit(&engine, 1, Durability::Durable).expect("commits");
+            engine.fail_next_sync(fault);
+            commit(&engine, 2, Durability::Durable).expect_err("fails");
+            commit(&engine, 3, Durability::Volatile).expect_err("refuses");
+            engine.sync().expect_err("refuses");
+            engine.power_cut();
+            assert_eq!(keys(&engine), left);
+            commit(&engine, 4, Durability::Durable).expect("commits again");
+        }
+    }
+
+    #[test]
+    fn a_fork_is_independent_and_can_be_restored() {
+        let engine = MemoryEngine::new();
+        commit(&engine, 1, Durability::Durable).expect("commits");
+        let image = engine.fork();
+        commit(&engine, 2, Durability::Durable).expect("commits");
+        assert_eq!(keys(&image), [1]);
+        let handle = engine.clone();
+        engine.restore(&image);
+        assert_eq!(keys(&handle), [1], "all handles see the rolled back store");
+        commit(&engine, 3, Durability::Durable).expect("commits");
+        assert_eq!(keys(&image), [1]);
+    }
+}

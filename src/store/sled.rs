@@ -13,12 +13,15 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io,
     ops::RangeBounds,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -36,6 +39,9 @@ const FLUSH_EVERY_MS: u64 = 500;
 const LOG_FILE: &str = "db";
 /// Exists once the files of a new database, `conf` above all, are known to be on disk.
 const SETTLED_FILE: &str = "settled";
+/// How long to wait for another holder of the database to let go.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+const LOCK_WAIT_STEP: Duration = Duration::from_millis(10);
 /// How much a snapshot copies in one batch.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -54,7 +60,6 @@ impl Default for SledOptions {
 }
 
 /// A sled database as an [`Engine`].
-#[derive(Debug)]
 pub struct SledEngine {
     path: PathBuf,
     options: SledOptions,
@@ -75,7 +80,8 @@ struct Writer {
 }
 
 impl SledEngine {
-    /// Opens the database in the directory `path`, creating it if it is absent.
+    /// Opens the database in the directory `path`, creating it if it is absent. Blocks for up to
+    /// five seconds while somebody else has it open.
     pub fn open(path: impl Into<PathBuf>, options: SledOptions) -> Result<Self, StoreError> {
         let path = path.into();
         let damaged = |what: String| StoreError::Damaged { path: path.clone(), what };
@@ -86,7 +92,7 @@ impl SledEngine {
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(options.cache_bytes)
             .flush_every_ms(Some(FLUSH_EVERY_MS));
-        let db = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        let db = match catch_unwind(AssertUnwindSafe(|| open_unlocked(&config))) {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(e))) => return Err(failed(e.to_string())),
             Ok(Err(e)) => return Err(damaged(e.to_string())),
@@ -224,6 +230,13 @@ impl SledEngine {
     }
 }
 
+/// Without its contents, which sled's own `Debug` prints in full.
+impl fmt::Debug for SledEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SledEngine").field(&self.path).finish()
+    }
+}
+
 impl Engine for SledEngine {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let value = self.read(|| self.db.get(full_key(space, key)))?;
@@ -285,10 +298,29 @@ impl Engine for SledEngine {
 
     /// sled reuses space in the background and never shrinks its file: this only syncs and measures.
     fn reclaim(&self) -> Result<Reclaimed, StoreError> {
-        let before_bytes = self.size_bytes()?;
         self.sync()?;
+        let before_bytes = self.size_bytes()?;
         Ok(Reclaimed { before_bytes, after_bytes: self.size_bytes()? })
     }
+}
+
+/// Opens a database once nobody else has it open: for a moment after the last handle is dropped,
+/// sled's threads still hold the lock, and a process that is being killed holds it to its end.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(e) if is_locked(&e) && started.elapsed() < LOCK_WAIT_MAX => {
+                thread::sleep(LOCK_WAIT_STEP);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// sled hides the error number in a text.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(e) if e.to_string().starts_with("could not acquire lock"))
 }
 
 /// Makes a new database's files and their names durable, once: after a power cut sled's `conf`

@@ -11,7 +11,9 @@ use wolfscale::{
         gtid::Gtid,
         protocol::{client::Endpoint, packet::WireError},
     },
+    log::{EntrySource, entry::BODY_BYTES_MAX},
     tasks::Tasks,
+    types::Lsn,
 };
 
 use crate::{
@@ -154,6 +156,9 @@ async fn every_kind_of_group_enters_the_log_whole_and_in_order() {
         .iter()
         .any(|c| matches!(c, DbCommand::Transaction(t) if t.events.len() > 20 << 20));
     assert!(large, "the large row is in one command");
+    let entries = rig.log.read(Lsn(1), rig.log.applied().at(), usize::MAX).expect("readable");
+    assert!(entries.len() > commands.len(), "in several entries");
+    assert!(entries.iter().all(|entry| entry.body.len() <= BODY_BYTES_MAX));
 }
 
 #[tokio::test]
@@ -190,7 +195,7 @@ async fn the_end_of_the_term_acknowledges_nothing_until_told() {
     let client = rig.client("INSERT INTO d.t VALUES (1, 1)").await;
     rig.waiting(1).await;
     commit_waits(&rig).await;
-    rig.log.new_term(true);
+    rig.log.new_term(1);
     assert!(matches!(over(&capture).await, CaptureState::Holding { .. }));
     commit_waits(&rig).await;
     assert_eq!(rig.count().await, "0");
@@ -207,13 +212,34 @@ async fn the_end_of_the_term_acknowledges_nothing_until_told() {
 }
 
 #[tokio::test]
+async fn of_several_commits_only_what_the_log_holds_is_acknowledged() {
+    let (rig, capture) = Rig::captured().await;
+    rig.log.close();
+    let first = rig.client("INSERT INTO d.t VALUES (1, 1)").await;
+    rig.waiting(1).await;
+    let second = rig.client("INSERT INTO d.t VALUES (2, 2)").await;
+    rig.waiting(2).await;
+    rig.log.new_term(1);
+    over(&capture).await;
+    let tail = rig.log.index().tail().expect("readable").expect("not empty").gtid;
+    capture.ack_through(tail).await.expect("the log holds it");
+    answered(first).await;
+    assert_eq!(rig.server.value("SELECT GROUP_CONCAT(id) FROM d.t").await, "1");
+    assert!(!second.is_finished());
+    capture.stop().await;
+    commit_waits(&rig).await;
+    assert!(!second.is_finished(), "the log does not hold it");
+    assert!(capture.ack_through(tail).await.is_err(), "it is closed");
+}
+
+#[tokio::test]
 async fn a_group_that_was_cut_off_is_captured_again_in_the_next_term() {
     let (rig, capture) = Rig::captured().await;
     rig.log.close();
     let client = rig.client("INSERT INTO d.t VALUES (1, 1)").await;
     rig.waiting(1).await;
     commit_waits(&rig).await;
-    rig.log.new_term(false);
+    rig.log.new_term(0);
     over(&capture).await;
     capture.stop().await;
     assert!(matches!(*capture.state().borrow(), CaptureState::Ended { .. }));
@@ -254,4 +280,78 @@ async fn who_is_not_let_in_is_told_why() {
     rig.try_capture(known.clone()).await.expect("REPLICATION SLAVE is enough").stop().await;
     rig.server.sql("SET GLOBAL rpl_semi_sync_master_enabled=0").await;
     assert!(matches!(rig.try_capture(known).await, Err(CaptureError::NotSemiSync)));
+}
+
+#[tokio::test]
+async fn a_transaction_of_many_events_is_captured_and_rolled_back_ones_are_not() {
+    let (rig, _capture) = Rig::captured().await;
+    let mut conn = rig.server.connect().await.expect("connects");
+    let before = rig.log.gtids().len();
+    conn.query_drop("CREATE TABLE d.m (id INT PRIMARY KEY, b LONGBLOB)").await.expect("DDL");
+    conn.query_drop("START TRANSACTION").await.expect("starts");
+    for id in 0..12 {
+        let sql = format!("INSERT INTO d.m VALUES ({id}, REPEAT(CHAR(65 + {id}), 10 << 20))");
+        conn.query_drop(sql).await.expect("inserts");
+    }
+    conn.query_drop("COMMIT").await.expect("commits");
+    for sql in ["START TRANSACTION", "DELETE FROM d.m", "ROLLBACK"] {
+        conn.query_drop(sql).await.expect(sql);
+    }
+    conn.query_drop("INSERT INTO d.t VALUES (1, 1)").await.expect("inserts");
+    assert_eq!(rig.log.gtids().len(), before + 3);
+    let large = rig.log.commands().into_iter().rev().nth(1).expect("there");
+    assert!(matches!(large, DbCommand::Transaction(t) if t.events.len() > 120 << 20));
+}
+
+#[tokio::test]
+async fn what_a_client_wrote_into_a_comment_is_kept() {
+    let (rig, _capture) = Rig::captured().await;
+    rig.server.sql("INSERT INTO d.t VALUES (1, 1) /* ws:0123456789abcdef */").await;
+    let DbCommand::Transaction(last) = rig.log.commands().pop().expect("there") else {
+        panic!("the newest command is no transaction");
+    };
+    let token = b"ws:0123456789abcdef";
+    assert!(last.events.windows(token.len()).any(|window| window == token));
+}
+
+/// Prints commits a second with and without capture: `cargo test --test db figures -- --ignored
+/// --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement, not a check"]
+async fn figures() {
+    let rig = Rig::start().await;
+    let setup = "CREATE DATABASE d; CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)";
+    rig.server.sql(&format!("SET GLOBAL rpl_semi_sync_master_enabled=0; {setup}")).await;
+    for clients in [1, 16] {
+        let plain = commits_per_second(&rig, clients).await;
+        println!("plain, {clients} clients: {plain:.0}/s");
+    }
+    rig.server.sql("RESET MASTER; SET GLOBAL rpl_semi_sync_master_enabled=1").await;
+    let _capture = rig.capture().await;
+    for clients in [1, 16] {
+        let captured = commits_per_second(&rig, clients).await;
+        println!("captured, {clients} clients: {captured:.0}/s");
+    }
+}
+
+async fn commits_per_second(rig: &Rig, clients: usize) -> f64 {
+    const SPAN: Duration = Duration::from_secs(3);
+    let started = std::time::Instant::now();
+    let mut writers = Vec::new();
+    for _ in 0..clients {
+        let mut conn = rig.server.connect().await.expect("connects");
+        writers.push(tokio::spawn(async move {
+            let mut commits = 0u32;
+            while started.elapsed() < SPAN {
+                conn.query_drop("INSERT INTO d.t (v) VALUES (1)").await.expect("OK");
+                commits += 1;
+            }
+            commits
+        }));
+    }
+    let mut commits = 0;
+    for writer in writers {
+        commits += writer.await.expect("joins");
+    }
+    f64::from(commits) / started.elapsed().as_secs_f64()
 }

@@ -135,7 +135,7 @@ impl Alone {
 
     /// The next term begins, under the same leader.
     async fn next_term(&self, kept: bool) {
-        self.log.new_term(kept);
+        self.log.new_term(usize::from(kept));
         self.log.open();
         self.lead().await;
     }

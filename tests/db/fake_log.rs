@@ -104,20 +104,18 @@ impl FakeLog {
         self.lock().waiting.len()
     }
 
-    /// A new term starts: what waits is answered as indeterminate. It stays in the log if
-    /// `kept`, and is released there; else it is cut off.
-    pub fn new_term(&self, kept: bool) {
+    /// A new term starts: what waits is answered as indeterminate. The first `kept` commands of it
+    /// stay in the log, and are released there; the others are cut off.
+    pub fn new_term(&self, kept: usize) {
         let mut inner = self.lock();
         inner.term = term(inner.term.number + 1);
+        let end = kept.checked_sub(1).map(|last| inner.waiting[last].0.position.lsn.0 as usize);
+        let end = end.unwrap_or(inner.applied);
         for (_, answer) in std::mem::take(&mut inner.waiting) {
             let _ = answer.send(Err(ProposeError::Indeterminate));
         }
-        if kept {
-            inner.apply();
-        } else {
-            let applied = inner.applied;
-            inner.entries.truncate(applied);
-        }
+        inner.entries.truncate(end);
+        inner.apply();
     }
 
     /// The released commands of the database, in order.

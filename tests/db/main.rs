@@ -6,9 +6,12 @@ mod controlled;
 mod controller;
 mod fake_log;
 mod feed;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/mariadb.rs"]
 mod mariadb;
 mod pair;
+mod pipeline;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/ports.rs"]
 mod ports;
 mod requirements;

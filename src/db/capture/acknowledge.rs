@@ -98,15 +98,16 @@ impl Acknowledger {
         }
     }
 
+    /// Arrivals before orders: an order covers what was proposed before it.
     async fn next(&mut self, waiting: &mut VecDeque<Flight>) -> Next {
         let running = !self.holding.is_cancelled();
         let room = waiting.len() < IN_FLIGHT_MAX;
         let answer = answer_of(waiting.front_mut());
         tokio::select! {
             biased;
-            Some(order) = self.orders_rx.recv() => Next::Order(order),
             answer = answer, if running => Next::Answer(answer),
             arrival = self.arrivals_rx.recv(), if room || !running => Next::Arrival(arrival),
+            Some(order) = self.orders_rx.recv() => Next::Order(order),
         }
     }
 
@@ -146,9 +147,6 @@ impl Acknowledger {
         waiting: &mut VecDeque<Flight>,
     ) -> Result<(), WireError> {
         self.hold("its term is over".into());
-        while let Ok(Arrival::Flight(flight)) = self.arrivals_rx.try_recv() {
-            waiting.push_back(flight);
-        }
         let asked = order.through;
         let captured = waiting.iter().filter_map(|flight| flight.group.as_ref());
         let other = captured

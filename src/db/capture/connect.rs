@@ -100,6 +100,10 @@ async fn begin(settings: &CaptureSettings, from: Option<Gtid>) -> Result<Stream,
         CaptureError::Connect { endpoint, source }
     })?;
     let refused = |what| move |source| CaptureError::Refused { what, source };
+    let enabled = client.value("SELECT @@GLOBAL.rpl_semi_sync_master_enabled").await;
+    if enabled.map_err(refused("ask for semi-sync"))?.as_deref() != Some("1") {
+        return Err(CaptureError::NotSemiSync);
+    }
     for sql in introduction(from) {
         client.run(&sql).await.map_err(refused("introduce the replica"))?;
     }

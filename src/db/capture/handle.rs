@@ -78,9 +78,9 @@ pub struct Capture;
 impl Capture {
     /// Connects behind `from`, the last database transaction of the log, and captures in `term`.
     /// `format_in_log` is the newest binlog format that the log holds. Returns once the binlog
-    /// stream has begun.
+    /// stream has begun. A `from` that the server does not know is an error, or ends the capture.
     ///
-    /// Not cancel safe only in that a connection may be left to time out.
+    /// Cancel safe: dropped, the connection is closed, and nothing was proposed.
     pub async fn start(
         settings: CaptureSettings,
         term: Term,

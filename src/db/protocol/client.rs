@@ -96,6 +96,29 @@ impl Client {
         self.command(&[&[COM_QUERY], sql.as_bytes()].concat()).await
     }
 
+    /// The first column of the only row of a query; `None` for NULL.
+    pub async fn value(&mut self, sql: &str) -> Result<Option<String>, WireError> {
+        self.send(&[&[COM_QUERY], sql.as_bytes()].concat()).await?;
+        let header = self.reader.read().await?;
+        if header.first() == Some(&0xff) {
+            return Err(server_error(&header));
+        }
+        let columns = Reader(&header).lenenc("column count")?;
+        // The definitions, and the EOF behind them.
+        for _ in 0..=columns {
+            self.reader.read().await?;
+        }
+        let row = self.reader.read().await?;
+        if is_end(&row) {
+            return Err(Malformed("a result without a row").into());
+        }
+        let mut end = self.reader.read().await?;
+        while !is_end(&end) {
+            end = self.reader.read().await?;
+        }
+        Ok(first_column(&row)?)
+    }
+
     /// Sends a command that is answered by OK or an error.
     pub async fn command(&mut self, payload: &[u8]) -> Result<(), WireError> {
         self.send(payload).await?;
@@ -138,6 +161,19 @@ fn expect_ok(answer: &[u8]) -> Result<(), WireError> {
         Some(0xff) => Err(server_error(answer)),
         _ => Err(Malformed("an answer that is neither OK nor an error").into()),
     }
+}
+
+/// EOF, or an error in its place.
+fn is_end(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(0xff)) || payload.len() < 9 && payload.first() == Some(&0xfe)
+}
+
+fn first_column(row: &[u8]) -> Result<Option<String>, Malformed> {
+    if row.first() == Some(&0xfb) {
+        return Ok(None);
+    }
+    let text = Reader(row).lenenc_bytes("column")?;
+    Ok(Some(String::from_utf8_lossy(text).into_owned()))
 }
 
 /// The scramble in a greeting of protocol 10: version, server version NUL, thread u32, scramble
@@ -245,6 +281,7 @@ mod tests {
             let _ = parse_greeting(&bytes);
             let _ = switched(&bytes, "secret");
             let _ = expect_ok(&bytes);
+            let _ = first_column(&bytes);
         }
     }
 }

@@ -6,4 +6,5 @@
 pub mod client;
 pub mod event;
 pub mod packet;
+pub mod server;
 pub mod value;

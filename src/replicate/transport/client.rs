@@ -22,7 +22,7 @@ use super::{
     auth::{Channel, Identity, PROTOCOL, Side, Transcript, random},
     convert::{self, WireError, array, identity_to_wire},
     grpc::{HANDSHAKE_DEADLINE, MESSAGE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MIN, endpoint},
-    local::Local,
+    local::{Local, renew},
     presence::{Claim, Direction, SameId},
     queue::{Frames, Pushed, Queue},
 };
@@ -119,7 +119,7 @@ impl Link {
 
     /// Queues a message, or drops it. Never waits.
     pub fn send(&self, envelope: Envelope) {
-        self.refuse_oversized(&envelope);
+        self.warn_oversized(&envelope);
         let queue = self.lock().up.as_ref().map(|(_, queue)| queue.clone());
         let pushed = queue.map_or(Pushed::Closed, |queue| queue.push(envelope));
         match pushed {
@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// A message that no frame can hold would be dropped for ever: say so once.
-    fn refuse_oversized(&self, envelope: &Envelope) {
+    fn warn_oversized(&self, envelope: &Envelope) {
         let bytes = convert::weight(envelope);
         if bytes > MESSAGE_BYTES_MAX && !self.oversized.swap(true, Relaxed) {
             error!(peer = %self.peer, bytes, max = MESSAGE_BYTES_MAX, "a message is too large to send");
@@ -191,10 +191,8 @@ fn next_pause(pause: Duration) -> Duration {
 
 fn note(link: &Link, why: &LinkError) {
     let why = why.to_string();
-    let mut state = link.lock();
-    if state.last_error.as_deref() != Some(&why) {
+    if renew(&mut link.lock().last_error, &why) {
         warn!(peer = %link.peer, channel = link.channel.name(), why, "no stream to a peer");
-        state.last_error = Some(why);
     }
 }
 
@@ -314,7 +312,7 @@ where
 {
     let failed =
         |e: &dyn Error| LinkError::Connect { address: link.address.clone(), why: chain(e) };
-    let endpoint = endpoint(&link.address).map_err(|e| failed(&e))?;
+    let endpoint = endpoint(&link.address, link.channel).map_err(|e| failed(&e))?;
     let connection = endpoint.connect().await.map_err(|e| failed(&e))?;
     let mut client = PeerClient::new(connection)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

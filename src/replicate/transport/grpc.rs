@@ -47,8 +47,10 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// Silence on a connection after which HTTP/2 asks for a sign of life.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
-/// How long it waits for that sign.
+/// How long it waits for that sign on a connection for heartbeats.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long it waits on all others, where the sign stands behind what the kernel has taken already.
+pub const KEEP_ALIVE_TIMEOUT_BULK: Duration = Duration::from_secs(4);
 
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -138,7 +140,7 @@ impl GrpcTransport {
         let GrpcSettings { id, incarnation, cluster, secret, mut peers } = settings;
         peers.retain(|(peer, _)| *peer != id);
         for (peer, address) in &peers {
-            endpoint(address).map_err(|source| StartError::Address {
+            endpoint(address, Channel::Log).map_err(|source| StartError::Address {
                 peer: peer.clone(),
                 address: address.clone(),
                 source,
@@ -206,7 +208,7 @@ pub fn server_builder() -> Server {
     Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT_BULK))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES_MAX)
@@ -219,12 +221,19 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
 }
 
 /// Where a peer is; made anew for each attempt, so that its name is resolved anew.
-pub(super) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+pub(super) fn endpoint(
+    address: &str,
+    channel: Channel,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let keep_alive_timeout = match channel {
+        Channel::Log => KEEP_ALIVE_TIMEOUT_BULK,
+        Channel::Heartbeat => KEEP_ALIVE_TIMEOUT,
+    };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(HANDSHAKE_DEADLINE)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_timeout(keep_alive_timeout)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -1,7 +1,7 @@
 //! What this node brings to every stream: its identity, its secret, its peers and its inbox.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -53,10 +53,13 @@ impl Local {
     }
 }
 
+/// How many reasons are logged for callers that are no peers; they could think of ever new ones.
+const STRANGERS_LOGGED_MAX: usize = 64;
+
 /// Why callers were refused last, by peer; each reason is logged once, not at each attempt.
 pub struct Refusals {
     known: Mutex<BTreeMap<NodeId, Option<String>>>,
-    strangers: Mutex<Option<String>>,
+    strangers: Mutex<BTreeSet<String>>,
 }
 
 impl Refusals {
@@ -73,16 +76,18 @@ impl Refusals {
 
     /// Notes why a caller, as far as it told who it is, was refused.
     pub fn note(&self, caller: Option<&NodeId>, why: &str) {
-        let mut known = self.known();
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = match caller.and_then(|c| known.get_mut(c)) {
-            Some(slot) => slot,
-            None => &mut *strangers,
+        let fresh = match caller.and_then(|c| self.known().get_mut(c).map(|s| renew(s, why))) {
+            Some(fresh) => fresh,
+            None => self.fresh_stranger(why),
         };
-        if slot.as_deref() != Some(why) {
+        if fresh {
             warn!(peer = caller.map(NodeId::as_str), why, "refused a peer");
-            *slot = Some(why.to_owned());
         }
+    }
+
+    fn fresh_stranger(&self, why: &str) -> bool {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.len() < STRANGERS_LOGGED_MAX && strangers.insert(why.to_owned())
     }
 
     /// The peer is welcome now.
@@ -99,5 +104,33 @@ impl Refusals {
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Option<String>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the reason; tells whether it is another than before.
+pub fn renew(slot: &mut Option<String>, why: &str) -> bool {
+    let fresh = slot.as_deref() != Some(why);
+    *slot = Some(why.to_owned());
+    fresh
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_fresh_once_and_again_after_a_welcome() {
+        let peer: NodeId = "n2".parse().expect("valid");
+        let refusals = Refusals::new([peer.clone()].into_iter());
+        let mut slot = None;
+        assert!(renew(&mut slot, "a") && !renew(&mut slot, "a") && renew(&mut slot, "b"));
+        refusals.note(Some(&peer), "no");
+        assert_eq!(refusals.last(&peer).as_deref(), Some("no"));
+        refusals.clear(&peer);
+        assert_eq!(refusals.last(&peer), None);
+
+        assert!(refusals.fresh_stranger("who") && !refusals.fresh_stranger("who"));
+        let logged = (0..1000).filter(|n| refusals.fresh_stranger(&n.to_string())).count();
+        assert_eq!(logged, STRANGERS_LOGGED_MAX - 1);
     }
 }

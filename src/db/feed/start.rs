@@ -1,0 +1,101 @@
+//! Where a replica starts, and what format holds there.
+
+use std::sync::Arc;
+
+use super::{error::FeedError, outbox::Format};
+use crate::{
+    db::{command::DbCommand, gtid::Gtid, index::DbIndex},
+    log::EntrySource,
+    types::Lsn,
+};
+
+/// What a replica says it has: nothing, or everything up to a GTID.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Start(pub Vec<Gtid>);
+
+/// Where that is in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Located {
+    /// At this entry. If the replica has a transaction already, the entry starts that.
+    At {
+        /// The entry.
+        first: Lsn,
+        /// What the replica has.
+        after: Option<Gtid>,
+    },
+    /// Beyond what this node has applied: perhaps it lags.
+    Ahead,
+}
+
+impl Start {
+    /// The GTID that the replica ends with; `None` if it has nothing.
+    pub fn gtid(&self) -> Result<Option<Gtid>, FeedError> {
+        match self.0[..] {
+            [] => Ok(None),
+            [gtid] => Ok(Some(gtid)),
+            _ => Err(FeedError::Start("the cluster log has one GTID domain")),
+        }
+    }
+
+    /// Finds it.
+    pub fn locate(&self, index: &DbIndex) -> Result<Located, FeedError> {
+        let Some(gtid) = self.gtid()? else {
+            return Ok(Located::At { first: Lsn(1), after: None });
+        };
+        match index.place(gtid.domain, gtid.sequence)? {
+            Some(place) if place.gtid == gtid => {
+                Ok(Located::At { first: place.first, after: Some(gtid) })
+            }
+            Some(_) => Err(FeedError::NotInLog(gtid)),
+            None if index.next_after(gtid.domain, gtid.sequence)?.is_some() => {
+                Err(FeedError::NotInLog(gtid))
+            }
+            None => Ok(Located::Ahead),
+        }
+    }
+}
+
+/// The newest format before an entry; `None` if the log has none there.
+pub fn format_before(
+    index: &DbIndex,
+    source: &dyn EntrySource,
+    lsn: Lsn,
+) -> Result<Option<Format>, FeedError> {
+    let Some(at) = index.format_before(lsn)? else { return Ok(None) };
+    let entry = source.read(at, at, 0)?.into_iter().next().ok_or(FeedError::Trimmed(at))?;
+    match decode(at, &entry.body)? {
+        DbCommand::Format(event) => format(at, &event).map(Some),
+        DbCommand::Transaction(_) => Ok(None),
+    }
+}
+
+/// The command of a database entry.
+pub fn decode(lsn: Lsn, body: &[u8]) -> Result<DbCommand, FeedError> {
+    DbCommand::decode(body).map_err(|source| FeedError::Command { lsn, source })
+}
+
+/// The format in an entry.
+pub fn format(lsn: Lsn, event: &[u8]) -> Result<Format, FeedError> {
+    Format::new(event).map_err(|source| FeedError::Events { lsn, source })
+}
+
+/// Index and entries, for reads off the async threads.
+#[derive(Clone)]
+pub struct Reads {
+    /// Which GTID is where.
+    pub index: DbIndex,
+    /// The entries.
+    pub source: Arc<dyn EntrySource>,
+}
+
+impl Reads {
+    /// Runs a read where it may block.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reads) -> Result<T, FeedError> + Send + 'static,
+    ) -> Result<T, FeedError> {
+        let reads = self.clone();
+        let joined = tokio::task::spawn_blocking(move || read(&reads)).await;
+        joined.map_err(|_| FeedError::ReadLost)?
+    }
+}
