@@ -279,7 +279,8 @@ pub fn diff(wanted: &Wanted) -> String {
     text
 }
 
-/// Writes the drop-in and the file that `init_file` names; each is replaced whole or not at all.
+/// Writes the drop-in and the file that `init_file` names; each is replaced whole or not at all, and
+/// not touched if it says that already.
 /// The server reads them at its next start.
 pub fn write(wanted: &Wanted) -> io::Result<()> {
     replace(&wanted.init_file, INIT_SQL)?;
@@ -287,6 +288,10 @@ pub fn write(wanted: &Wanted) -> io::Result<()> {
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
+    if std::fs::read_to_string(path).is_ok_and(|now| now == text) {
+        // Its time must stay: a drop-in newer than the server's start counts as not in force.
+        return Ok(());
+    }
     let directory = path.parent().unwrap_or(Path::new("/"));
     let fresh = path.with_extension("wolfscale-new");
     let mut file = std::fs::File::create(&fresh)?;

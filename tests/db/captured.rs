@@ -135,7 +135,7 @@ impl Alone {
 
     /// The next term begins, under the same leader.
     async fn next_term(&self, kept: bool) {
-        self.log.new_term(kept);
+        self.log.new_term(usize::from(kept));
         self.log.open();
         self.lead().await;
     }
@@ -207,6 +207,19 @@ async fn a_tail_that_cannot_be_cut_off_starts_with_the_default_role_and_needs_mi
     eventually("it asks to step down", async || {
         let asked = alone.handle.step_down().borrow().clone();
         asked.is_some_and(|asked| asked.term == alone.log.term())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_keeps_the_lead_without_a_database_fails() {
+    let alone = Alone::start().await;
+    alone.server.kill().await;
+    eventually("the node fails", async || alone.tasks.failure().is_some()).await;
+    let failure = alone.tasks.failure().expect("failed");
+    assert!(failure.contains("the lead is not given up"), "{failure}");
+    eventually("its database is up again, as follower", async || {
+        alone.server.try_value("SELECT @@read_only").await.is_ok_and(|value| value == "1")
     })
     .await;
 }

@@ -1,13 +1,16 @@
 //! The controller against real servers: promote, demote, hand over, rejoin.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mysql_async::prelude::Queryable;
-use wolfscale::db::{ddl_fence::Fence, status::DbState};
+use wolfscale::{
+    db::{ddl_fence::Fence, ddl_gate::DdlGate, gtid::Gtid, status::DbState},
+    types::Lsn,
+};
 
 use crate::{
     controlled::{Controlled, eventually},
-    pair::{LogServer, Member, begin},
+    pair::{Index, LogServer, Member, begin},
 };
 
 async fn write(member: &Member, id: u32) {
@@ -187,18 +190,39 @@ async fn a_stray_row_is_cut_off_by_a_restart() {
 async fn an_unclean_stop_behind_a_ddl_fence_needs_migration() {
     let (log, _a, b) = pair().await;
     let tail = log.tail().expect("rows");
-    let applied = Fence::now(tail, wolfscale::types::Lsn(1));
+    let applied = Fence::now(tail, Lsn(1));
     b.records.raise_fence(&applied).expect("records");
     eventually("a fence that was passed is lowered", async || {
         b.records.fence().expect("reads").is_none()
     })
     .await;
 
-    let next = wolfscale::db::gtid::Gtid { sequence: tail.sequence + 1, ..tail };
-    b.records.raise_fence(&Fence::now(next, wolfscale::types::Lsn(1))).expect("records");
+    let next = Gtid { sequence: tail.sequence + 1, ..tail };
+    b.records.raise_fence(&Fence::now(next, Lsn(1))).expect("records");
     b.server.kill().await;
     b.becomes(DbState::NeedsMigration).await;
     assert!(b.handle.status().borrow().detail.contains(&next.to_string()));
+}
+
+#[tokio::test]
+async fn a_schema_change_is_recorded_when_its_predecessors_are_applied_and_until_it_is() {
+    let (log, a, b) = pair().await;
+    let gate = DdlGate::new(b.server.db(), 2, Box::new(Index(log.clone())), b.records.clone());
+    assert!(gate.covers(2) && !gate.covers(1), "only the local database");
+
+    let tail = log.tail().expect("rows");
+    let next = Gtid { sequence: tail.sequence + 1, ..tail };
+    b.server.aside(&["STOP SLAVE SQL_THREAD"]).await; // the controller starts it again
+    gate.before_ddl(next, Lsn(1)).await.expect("its predecessors are applied");
+    assert_eq!(b.records.fence().expect("reads").map(|f| f.gtid), Some(next));
+
+    let mut lowered = std::pin::pin!(gate.after_ddl(next));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut lowered).await;
+    assert!(early.is_err(), "it is not applied yet");
+    let mut client = a.server.client_as("app").await;
+    client.query_drop("CREATE TABLE app.u (id INT)").await.expect("creates");
+    lowered.await.expect("it is applied");
+    assert_eq!(b.records.fence().expect("reads"), None);
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ impl Drop for LogServer {
 }
 
 /// The log's index, as of the last refresh.
-struct Index(Arc<LogServer>);
+pub struct Index(pub Arc<LogServer>);
 
 impl GtidIndex for Index {
     fn tail(&self) -> Result<Option<Gtid>, StoreError> {

@@ -51,6 +51,8 @@ async fn a_default_server_is_told_exactly_what_to_change_and_the_drop_in_does_it
     assert_eq!(server.control().is_running().await, Some(false));
     server.start().await;
     assert_eq!(findings(&server).await, []);
+    requirements::write(&server.wanted()).expect("writes");
+    assert_eq!(findings(&server).await, [], "written again, it is no newer than the server");
 }
 
 #[tokio::test]

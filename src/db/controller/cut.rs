@@ -4,7 +4,7 @@
 //! when they next read or write, and a commit that waits goes on waiting. Unix sockets cannot be
 //! destroyed so; a database with such clients is killed.
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use tokio::process::Command;
 use tracing::info;
@@ -39,9 +39,21 @@ async fn destroy(port: u16) -> Option<bool> {
         filter.push_str(&format!(" and dport != :{own}"));
     }
     filter.push_str(" )");
+    let there = ss(&["-tnH", "state", "established", &filter]).await?;
     ss(&["-K", "-tnH", "state", "established", &filter]).await?;
-    let left = ss(&["-tnH", "state", "established", &filter]).await?;
-    Some(left.trim().is_empty())
+    let still = ss(&["-tnH", "state", "established", &filter]).await?;
+    // Who connects meanwhile was never served as by a leader: its commits would only wait.
+    let left = connections(&there).intersection(&connections(&still)).count();
+    Some(left == 0)
+}
+
+/// Local and peer address of each connection in `ss -tnH state …` output.
+fn connections(listing: &str) -> BTreeSet<(String, String)> {
+    let fields = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2).map(str::to_owned);
+        Some((fields.next()?, fields.next()?))
+    };
+    listing.lines().filter_map(fields).collect()
 }
 
 /// Local ports of the connections that process `pid` holds, in `ss -tnpH state …` output: receive
@@ -69,5 +81,8 @@ mod tests {
         let listing = "0 0 127.0.0.1:40710 127.0.0.1:3306 users:((\"wolfscale\",pid=42,fd=9))\n\
                        0 0 127.0.0.1:40711 127.0.0.1:3306 users:((\"php\",pid=421,fd=9))\n";
         assert_eq!(own_ports(listing, 42), [40710]);
+        let addresses = connections(listing);
+        assert!(addresses.contains(&("127.0.0.1:40711".into(), "127.0.0.1:3306".into())));
+        assert_eq!(addresses.len(), 2);
     }
 }

@@ -15,6 +15,8 @@ use crate::{
 pub const REPLICA_STARTS_MAX: u32 = 5;
 /// Failures in a row after which a live but silent database is killed and started again.
 pub const KILL_AFTER_FAILURES: u32 = 20;
+/// Looks at which a replica may be ahead of a current log: the index may be about to show it.
+pub const AHEAD_LOOKS_MAX: u32 = 50;
 /// Errors that pass by themselves: connections, lock waits, deadlocks, and a temporary lack.
 const TRANSIENT: [u16; 12] =
     [1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 2002, 2003, 2006, 2013];
@@ -169,7 +171,8 @@ fn up(seen: &Observation, server: &ServerSeen) -> Action {
 fn surplus(seen: &Observation, server: &ServerSeen) -> Option<Action> {
     let lost = match server.replica_at {
         At::Errant(gtid) => Some(gtid),
-        At::Ahead(gtid) if seen.log.current => Some(gtid),
+        At::Ahead(gtid) if seen.replica_ahead_looks >= AHEAD_LOOKS_MAX => Some(gtid),
+        At::Ahead(gtid) => return Some(waiting(seen, gtid)),
         _ => None,
     };
     if let Some(gtid) = lost {
@@ -320,6 +323,7 @@ mod tests {
             can_fence: true,
             outlived_restart: None,
             replica_starts: 0,
+            replica_ahead_looks: 0,
             failures: 0,
             answered: true,
             hand_over_overdue: false,
@@ -446,6 +450,10 @@ mod tests {
         assert!(matches!(decide(&errant), Action::Restart(_)), "the log went another way");
         let applied = with(|s| s.replica_at = At::Errant(gtid("0-1-4")));
         assert!(matches!(decide(&applied), Action::Migrate(_)));
+        let mut early = with(|s| s.replica_at = At::Ahead(ahead));
+        assert_eq!(state(&decide(&early)), Some(DbState::Starting), "the index may lag a moment");
+        early.replica_ahead_looks = AHEAD_LOOKS_MAX;
+        assert!(matches!(decide(&early), Action::Migrate(_)));
         let helpless = Observation { can_fence: false, ..surplus };
         assert_eq!(state(&decide(&helpless)), Some(DbState::Unreachable));
     }

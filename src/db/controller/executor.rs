@@ -30,12 +30,18 @@ use crate::{
     replicate::role::RoleView,
     store::StoreError,
     tasks::{OnEnd, Tasks},
+    types::Term,
 };
 
 /// The cluster's only GTID domain.
 pub(super) const DOMAIN: u32 = 0;
 /// Failed promotions in a row after which the lead is given up.
 const PROMOTIONS_FAILED_MAX: u32 = 5;
+/// How often the node is asked again to give up the lead: an heir may be eligible by then.
+const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
+/// How long the node may keep a lead that it was asked to give up. Within one term the database
+/// cannot be promoted again, as proposals of the old capture may still be on their way.
+const STEP_DOWN_PATIENCE: Duration = Duration::from_secs(8);
 /// The pace while something is awaited that takes milliseconds.
 const BUSY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -90,6 +96,15 @@ pub(super) enum StepError {
     /// Fatal.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Fatal: the node holds a lead that its database cannot serve. Its next life begins as follower.
+    #[error("the lead is not given up after {STEP_DOWN_PATIENCE:?}, although {0}")]
+    Stuck(String),
+}
+
+impl StepError {
+    fn is_fatal(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Stuck(_))
+    }
 }
 
 /// The controller.
@@ -106,6 +121,9 @@ pub struct Controller {
     pub(super) outlived_restart: Option<Gtid>,
     pub(super) replica: ReplicaProgress,
     promotions_failed: u32,
+    /// Since when this term's lead should be given up.
+    step_down_since: Option<(Term, Instant)>,
+    step_down_at: Option<Instant>,
     status_tx: watch::Sender<DbStatus>,
     step_down_tx: watch::Sender<Option<StepDown>>,
     requests_rx: mpsc::Receiver<Request>,
@@ -117,7 +135,7 @@ impl Controller {
         let (status_tx, status_rx) = watch::channel(DbStatus::starting());
         let (step_down_tx, step_down_rx) = watch::channel(None);
         let (requests_tx, requests_rx) = mpsc::channel(REQUESTS_WAITING_MAX);
-        let controller = Self {
+        let mut controller = Self {
             db: MariaDb::new(settings.admin.clone()),
             settings,
             inputs,
@@ -129,6 +147,8 @@ impl Controller {
             outlived_restart: None,
             replica: ReplicaProgress::default(),
             promotions_failed: 0,
+            step_down_since: None,
+            step_down_at: None,
             status_tx,
             step_down_tx,
             requests_rx,
@@ -138,11 +158,12 @@ impl Controller {
             if let Err(e) = controller.run(stop).await {
                 all.fail(format!("database controller: {e}"));
             }
+            controller.retire_at_stop().await;
         });
         ControllerHandle { status_rx, step_down_rx, requests_tx }
     }
 
-    async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+    async fn run(&mut self, stop: CancellationToken) -> Result<(), StepError> {
         let mut role_rx = self.inputs.role.clone();
         while !stop.is_cancelled() {
             role_rx.mark_unchanged();
@@ -151,7 +172,7 @@ impl Controller {
             self.publish(&seen, &action);
             let pause = match self.act(&seen, action).await {
                 Ok(pause) => pause,
-                Err(StepError::Store(e)) => return Err(e),
+                Err(e) if e.is_fatal() => return Err(e),
                 Err(e) => {
                     warn!(error = %e, "the database was not brought on; trying again");
                     CHECK_INTERVAL
@@ -164,7 +185,6 @@ impl Controller {
                 () = tokio::time::sleep(pause) => (),
             }
         }
-        self.retire_at_stop().await;
         Ok(())
     }
 
@@ -178,7 +198,7 @@ impl Controller {
             }
             Action::Rest(..) => return Ok(CHECK_INTERVAL),
             Action::StepDown(reason) => {
-                self.ask_step_down(seen.role.clone(), reason);
+                self.insist(seen.role.clone(), reason)?;
                 return Ok(BUSY_INTERVAL);
             }
             Action::Launch => self.launch().await?,
@@ -231,19 +251,31 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn ask_step_down(&self, role: RoleView, reason: String) {
+    /// Asks the node to give up the lead, again and again, but not for ever.
+    fn insist(&mut self, role: RoleView, reason: String) -> Result<(), StepError> {
+        let Some(term) = role.term.clone() else { return Ok(()) };
+        let since = match &self.step_down_since {
+            Some((asked, since)) if *asked == term => *since,
+            _ => Instant::now(),
+        };
+        self.step_down_since = Some((term, since));
+        if since.elapsed() > STEP_DOWN_PATIENCE {
+            return Err(StepError::Stuck(reason));
+        }
+        if self.step_down_at.is_none_or(|at| at.elapsed() > STEP_DOWN_EVERY) {
+            self.ask_step_down(role, reason);
+        }
+        Ok(())
+    }
+
+    pub(super) fn ask_step_down(&mut self, role: RoleView, reason: String) {
         let Some(term) = role.term.filter(|_| role.role == crate::replicate::role::Role::Leader)
         else {
             return;
         };
-        self.step_down_tx.send_if_modified(|asked| {
-            let fresh = asked.as_ref().is_none_or(|a| a.term != term);
-            if fresh {
-                warn!(reason, %term, "asking the node to give up the lead");
-                *asked = Some(StepDown { term, reason });
-            }
-            fresh
-        });
+        warn!(reason, %term, "asking the node to give up the lead");
+        self.step_down_at = Some(Instant::now());
+        self.step_down_tx.send_replace(Some(StepDown { term, reason }));
     }
 
     fn publish(&self, seen: &Observation, action: &Action) {

@@ -51,7 +51,8 @@ impl ControllerHandle {
         self.status_rx.clone()
     }
 
-    /// The newest request to step down.
+    /// The newest request to step down; it comes again every second until the lead is given up. A
+    /// node that keeps it for long fails: the supervisor starts it again, as a follower.
     pub fn step_down(&self) -> watch::Receiver<Option<StepDown>> {
         self.step_down_rx.clone()
     }

@@ -29,6 +29,8 @@ pub struct Observation {
     pub outlived_restart: Option<Gtid>,
     /// How often the replica threads were started since they last made progress.
     pub replica_starts: u32,
+    /// Looks in a row at which the replica was ahead of a log that is current.
+    pub replica_ahead_looks: u32,
     /// Failures to reach the database in a row.
     pub failures: u32,
     /// It answered since it was started: one that never did may still be recovering.

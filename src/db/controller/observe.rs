@@ -41,12 +41,13 @@ impl Checked {
 pub(super) struct ReplicaProgress {
     pub sequence: u64,
     pub starts: u32,
+    pub ahead_looks: u32,
 }
 
 impl ReplicaProgress {
     fn at(&mut self, sequence: u64) {
         if self.sequence != sequence {
-            *self = Self { sequence, starts: 0 };
+            *self = Self { sequence, ..Self::default() };
         }
     }
 }
@@ -64,6 +65,8 @@ impl Controller {
         };
         if let DbSeen::Up(server) = &db {
             self.replica.at(server.replica_at.sequence());
+            let ahead = log.current && matches!(server.replica_at, At::Ahead(_));
+            self.replica.ahead_looks = if ahead { self.replica.ahead_looks + 1 } else { 0 };
         }
         let process_runs = match db {
             DbSeen::Down(_) => self.settings.control.is_running().await,
@@ -83,6 +86,7 @@ impl Controller {
             can_fence: self.settings.control.can_fence(),
             outlived_restart: self.outlived_restart,
             replica_starts: self.replica.starts,
+            replica_ahead_looks: self.replica.ahead_looks,
             failures: self.health.failures(),
             answered: self.checked.is_some(),
             hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
