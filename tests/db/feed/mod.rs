@@ -1,0 +1,4 @@
+//! Real replicas against the feed.
+
+mod fake_log;
+mod fidelity;
