@@ -264,7 +264,9 @@ pub(super) struct Presence {
 impl Presence {
     fn enter(context: Arc<Context>, number: u32, server_id: u32) -> Self {
         let status = ReplicaStatus { server_id, started_at: None, last_sent: None };
-        context.replicas.send_modify(|replicas| drop(replicas.insert(number, status)));
+        context.replicas.send_modify(|replicas| {
+            replicas.insert(number, status);
+        });
         Self { context, number, server_id }
     }
 
@@ -280,6 +282,8 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.context.replicas.send_modify(|replicas| drop(replicas.remove(&self.number)));
+        self.context.replicas.send_modify(|replicas| {
+            replicas.remove(&self.number);
+        });
     }
 }

@@ -26,7 +26,7 @@ use wolfscale::{
     types::{ChainHash, Lsn, Term},
 };
 
-use crate::mariadb::MariaDb;
+use crate::{mariadb::MariaDb, ports::Port};
 
 pub const USER: &str = "wolf";
 pub const PASSWORD: &str = "p4ss word";
@@ -181,10 +181,11 @@ impl FakeLog {
         while self.applier.apply_some(end).expect("applies") < end {}
     }
 
-    /// Serves the log on a port; zero for any.
-    pub async fn serve(&self, port: u16, gate: Arc<dyn FeedGate>) -> Feed {
+    /// Serves the log.
+    pub async fn serve(&self, gate: Arc<dyn FeedGate>) -> Feed {
+        let port = Port::free();
         let server = FeedServer::bind(FeedSettings {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port.number())),
             user: USER.to_owned(),
             password: PASSWORD.to_owned(),
             server_id: FEED_SERVER_ID,
@@ -193,7 +194,7 @@ impl FakeLog {
         let tasks = Tasks::default();
         let (source, applied) = (Arc::new(self.entries.clone()), self.applier.applied());
         let handle = server.start(self.index(), source, applied, gate, &tasks);
-        Feed { tasks, handle }
+        Feed { tasks, handle, _port: port }
     }
 }
 
@@ -211,6 +212,7 @@ fn event_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
 pub struct Feed {
     tasks: Tasks,
     pub handle: FeedHandle,
+    _port: Port,
 }
 
 impl Feed {

@@ -103,7 +103,7 @@ async fn a_follower_is_the_same_from_the_beginning_and_live() {
     let mut log = FakeLog::new();
     log.append_noop();
     log.take_from(&leader);
-    let feed = log.serve(0, Arc::new(OpenGate)).await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
     let follower = MariaDb::start(2, "").await;
     follow(&follower, feed.port()).await;
     applied(&follower, log.tail()).await;
@@ -140,7 +140,7 @@ async fn rows_and_transactions_larger_than_packets_come_whole() {
         .await;
     let mut log = FakeLog::new();
     log.take_from(&leader);
-    let feed = log.serve(0, Arc::new(OpenGate)).await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
     let follower = MariaDb::start(2, "").await;
     follow(&follower, feed.port()).await;
     applied(&follower, log.tail()).await;

@@ -43,7 +43,7 @@ async fn assert_io_error(follower: &MariaDb, number: &str, text: &str) {
 #[tokio::test]
 async fn strays_and_strangers_are_refused_and_the_early_wait() {
     let (leader, mut log) = small().await;
-    let feed = log.serve(0, Arc::new(OpenGate)).await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
     let follower = MariaDb::start(2, "").await;
 
     point(&follower, feed.port(), "wrong").await;
@@ -95,7 +95,7 @@ async fn strays_and_strangers_are_refused_and_the_early_wait() {
 #[tokio::test]
 async fn semi_synchronous_and_annotating_replicas_are_served() {
     let (leader, mut log) = small().await;
-    let feed = log.serve(0, Arc::new(OpenGate)).await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
     let lines = "rpl_semi_sync_slave_enabled=1\nreplicate_annotate_row_events=OFF";
     let follower = MariaDb::start(2, lines).await;
     follow(&follower, feed.port()).await;
@@ -113,7 +113,7 @@ async fn semi_synchronous_and_annotating_replicas_are_served() {
 #[tokio::test]
 async fn garbage_ends_its_connection_and_nothing_else() {
     let (_leader, log) = small().await;
-    let feed = log.serve(0, Arc::new(OpenGate)).await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
     for garbage in [&b"\x00\x00\x00\x01"[..], b"\x03\x00\x00\x01abc", b"GET / HTTP/1.0\r\n\r\n"] {
         let mut socket = TcpStream::connect(("127.0.0.1", feed.port())).await.expect("connect");
         socket.write_all(garbage).await.expect("write");
@@ -156,7 +156,7 @@ async fn ddl_goes_alone_also_after_a_reconnection() {
     let (_leader, log) = small().await;
     let (open, open_to) = watch::channel(1);
     let gate = Arc::new(CountingGate { calls: Mutex::default(), open_to });
-    let feed = log.serve(0, gate.clone()).await;
+    let feed = log.serve(gate.clone()).await;
     let follower = MariaDb::start(2, "").await;
     follow(&follower, feed.port()).await;
     applied(&follower, "0-1-2".parse().expect("valid")).await;
