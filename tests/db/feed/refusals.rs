@@ -17,7 +17,7 @@ use wolfscale::{
 };
 
 use super::{
-    fake_log::{FEED_SERVER_ID, FakeLog, PASSWORD},
+    fake_log::{FEED_SERVER_ID, FakeLog, PASSWORD, USER},
     fidelity::{SOON, applied, assert_equal, follow, leader, point, received_heartbeats},
 };
 use crate::mariadb::{MariaDb, eventually};
@@ -171,4 +171,22 @@ async fn ddl_goes_alone_also_after_a_reconnection() {
     let calls = gate.calls.lock().expect("no panics").clone();
     let expected = [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("after", 2)];
     assert_eq!(calls, expected);
+}
+
+#[tokio::test]
+async fn tools_read_it_to_the_end_and_leave() {
+    let (_leader, log) = small().await;
+    let feed = log.serve(Arc::new(OpenGate)).await;
+    let mut tool = tokio::process::Command::new("mariadb-binlog");
+    tool.args(["--no-defaults", "-R", "--host=127.0.0.1", "--start-position=0-1-1", "-v"])
+        .args([format!("--port={}", feed.port()), format!("--user={USER}")])
+        .args([format!("--password={PASSWORD}"), "wolf-bin.000001".to_owned()])
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(SOON, tool.output()).await.expect("ends").expect("runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("GTID 0-1-2") && text.contains("GTID 0-1-3"), "{text}");
+    assert!(text.contains("### INSERT INTO `t`.`a`"), "{text}");
+    assert!(!text.contains("GTID 0-1-1"), "{text}");
 }
