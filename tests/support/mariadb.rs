@@ -64,15 +64,30 @@ pub struct MariaDb {
 
 impl MariaDb {
     /// A new, empty server, reachable over its socket. `extra_lines` go to the end of its
-    /// configuration. Semi-sync is on: without a semi-synchronous replica every write waits.
+    /// configuration; to listen, say `skip_networking=OFF`, `bind_address=127.0.0.1` and `port`
+    /// there. Semi-sync is on: without a semi-synchronous replica every write waits.
     pub async fn start(server_id: u32, extra_lines: &str) -> Self {
-        Self::create(server_id, &format!("skip_networking=ON\n{extra_lines}")).await
-    }
-
-    /// As [`MariaDb::start`], and listening on that port of 127.0.0.1.
-    pub async fn start_listening(server_id: u32, port: u16, extra_lines: &str) -> Self {
-        let network = format!("skip_networking=OFF\nbind_address=127.0.0.1\nport={port}\n");
-        Self::create(server_id, &format!("{network}{extra_lines}")).await
+        let template = tokio::task::spawn_blocking(template).await.expect("template");
+        let directory = tempfile::Builder::new().prefix("ws-").tempdir_in(HOME).expect("directory");
+        let root = directory.path();
+        let from = template.join("data");
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(root.join("data")));
+        let path = root.display();
+        let config = format!(
+            "[mariadbd]\nserver_id={server_id}\ndatadir={path}/data\nsocket={path}/s\n\
+             tmpdir={path}/tmp\n\
+             pid_file={path}/pid\nlog_error={path}/error.log\ninit_file={path}/init.sql\n\
+             {STORAGE}{CONFIG}skip_networking=ON\n{extra_lines}\n"
+        );
+        fs::write(root.join("my.cnf"), config).expect("configuration");
+        fs::write(root.join("init.sql"), INIT).expect("init file");
+        // Not shared: a server that starts removes the temporary tables of all others there.
+        fs::create_dir(root.join("tmp")).expect("directory of temporary files");
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("permissions");
+        run(Command::new("chown").args(["-R", "mysql:mysql"]).arg(root));
+        let mut server = Self { directory, child: None };
+        server.launch().await;
+        server
     }
 
     /// The path of its socket.
@@ -145,27 +160,6 @@ impl MariaDb {
     pub async fn restart(&mut self) {
         self.kill9();
         self.launch().await;
-    }
-
-    async fn create(server_id: u32, lines: &str) -> Self {
-        let template = tokio::task::spawn_blocking(template).await.expect("template");
-        let directory = tempfile::Builder::new().prefix("ws-").tempdir_in(HOME).expect("directory");
-        let root = directory.path();
-        let from = template.join("data");
-        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(root.join("data")));
-        let path = root.display();
-        let config = format!(
-            "[mariadbd]\nserver_id={server_id}\ndatadir={path}/data\nsocket={path}/s\n\
-             pid_file={path}/pid\nlog_error={path}/error.log\ninit_file={path}/init.sql\n\
-             {STORAGE}{CONFIG}{lines}\n"
-        );
-        fs::write(root.join("my.cnf"), config).expect("configuration");
-        fs::write(root.join("init.sql"), INIT).expect("init file");
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("permissions");
-        run(Command::new("chown").args(["-R", "mysql:mysql"]).arg(root));
-        let mut server = Self { directory, child: None };
-        server.launch().await;
-        server
     }
 
     async fn launch(&mut self) {

@@ -4,7 +4,11 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -22,6 +26,8 @@ use crate::{
 
 /// How many replicas and consumers may be connected at once.
 pub const CONNECTIONS_MAX: usize = 64;
+/// After a failed accept (out of file descriptors, most likely).
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How the feed is reached, and by whom.
 #[derive(Clone)]
@@ -117,7 +123,7 @@ async fn accept(listener: TcpListener, context: Arc<Context>, tasks: Tasks) {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "cannot accept a replica");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }
         };

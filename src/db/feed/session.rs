@@ -287,3 +287,25 @@ impl Drop for Presence {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn dumps_are_read() {
+        let dump = Dump::parse(b"\x04\0\0\0\x02\0\x07\0\0\0f.1").expect("valid");
+        let expected = Dump { position: 4, flags: 2, server_id: 7, file: b"f.1".to_vec() };
+        assert_eq!(dump, expected);
+        assert!(Dump::parse(b"\x04\0\0\0\x02\0\x07\0\0").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_dump_panics(bytes in proptest::collection::vec(any::<u8>(), 0..30)) {
+            let _ = Dump::parse(&bytes);
+        }
+    }
+}

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use super::{error::FeedError, outbox::Format};
 use crate::{
-    db::{command::DbCommand, gtid::Gtid, index::DbIndex},
+    db::{
+        command::DbCommand,
+        gtid::Gtid,
+        index::{DbIndex, Place},
+    },
     log::EntrySource,
     types::Lsn,
 };
@@ -14,15 +18,12 @@ use crate::{
 pub struct Start(pub Vec<Gtid>);
 
 /// Where that is in the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Located {
-    /// At this entry. If the replica has a transaction already, the entry starts that.
-    At {
-        /// The entry.
-        first: Lsn,
-        /// What the replica has.
-        after: Option<Gtid>,
-    },
+    /// The replica has nothing.
+    Beginning,
+    /// Behind this transaction.
+    Behind(Place),
     /// Beyond what this node has applied: perhaps it lags.
     Ahead,
 }
@@ -40,12 +41,10 @@ impl Start {
     /// Finds it.
     pub fn locate(&self, index: &DbIndex) -> Result<Located, FeedError> {
         let Some(gtid) = self.gtid()? else {
-            return Ok(Located::At { first: Lsn(1), after: None });
+            return Ok(Located::Beginning);
         };
         match index.place(gtid.domain, gtid.sequence)? {
-            Some(place) if place.gtid == gtid => {
-                Ok(Located::At { first: place.first, after: Some(gtid) })
-            }
+            Some(place) if place.gtid == gtid => Ok(Located::Behind(place)),
             Some(_) => Err(FeedError::NotInLog(gtid)),
             None if index.next_after(gtid.domain, gtid.sequence)?.is_some() => {
                 Err(FeedError::NotInLog(gtid))

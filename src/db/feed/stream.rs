@@ -121,7 +121,12 @@ impl<'a> Stream<'a> {
             let wanted = start.clone();
             let located = self.reads.run(move |reads| wanted.locate(&reads.index)).await?;
             match located {
-                Located::At { first, after } => return Ok((first, after)),
+                Located::Beginning => return Ok((Lsn(1), None)),
+                // A fenced replica may not have applied it yet: that is seen from what it is.
+                Located::Behind(place) if self.gate.is_some() => {
+                    return Ok((place.first, Some(place.gtid)));
+                }
+                Located::Behind(place) => return Ok((place.last.next(), None)),
                 Located::Ahead if !self.waits => {
                     return Err(FeedError::Start("the replica is ahead of this node's log"));
                 }
