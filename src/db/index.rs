@@ -1,6 +1,6 @@
 //! Which GTID stands where in the log: the database's deterministic applier, and its readers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -66,30 +66,45 @@ impl StateMachine for DbIndexer {
 
 /// Reads the index. It shows what is applied, so what is released.
 #[derive(Clone)]
-pub struct DbIndex(Arc<dyn Engine>);
+pub struct DbIndex {
+    state: Arc<dyn Engine>,
+    base: Arc<OnceLock<Option<Gtid>>>,
+}
 
 impl DbIndex {
     /// The index in a state store.
     pub fn new(state: Arc<dyn Engine>) -> Self {
-        Self(state)
+        Self { state, base: Arc::default() }
+    }
+
+    /// Where the founders' databases stood: the log goes on from there. Set once, from the
+    /// cluster's first configuration.
+    pub fn set_base(&self, base: Option<Gtid>) {
+        // A cluster is founded once, so a second value is the same.
+        let _same = self.base.set(base);
+    }
+
+    /// Where the log goes on from; `None` for databases that were empty, or while not known.
+    pub fn base(&self) -> Option<Gtid> {
+        self.base.get().copied().flatten()
     }
 
     /// The transaction of that domain and sequence. Compare its server: another one means that
     /// the same number was given to two transactions.
     pub fn place(&self, domain: u32, sequence: u64) -> Result<Option<Place>, StoreError> {
-        decode(self.0.get(keys::DB_GTIDS, &keys::gtid(domain, sequence))?)
+        decode(self.state.get(keys::DB_GTIDS, &keys::gtid(domain, sequence))?)
     }
 
     /// The newest transaction.
     pub fn tail(&self) -> Result<Option<Place>, StoreError> {
-        decode(self.0.get(keys::DB_META, keys::DB_TAIL)?)
+        decode(self.state.get(keys::DB_META, keys::DB_TAIL)?)
     }
 
     /// The oldest transaction of the domain after that sequence.
     pub fn next_after(&self, domain: u32, sequence: u64) -> Result<Option<Place>, StoreError> {
         let from = keys::gtid(domain, sequence.saturating_add(1));
         let to = keys::gtid(domain, u64::MAX);
-        let rows = self.0.scan(keys::DB_GTIDS, &from, &to, Direction::Forward, 1)?;
+        let rows = self.state.scan(keys::DB_GTIDS, &from, &to, Direction::Forward, 1)?;
         decode(rows.into_iter().next().map(|(_, value)| value))
     }
 
@@ -103,7 +118,7 @@ impl DbIndex {
     pub fn format_before(&self, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
         let from = keys::lsn(Lsn::ZERO);
         let to = keys::lsn(lsn);
-        let rows = self.0.scan(keys::DB_FORMATS, &from, &to, Direction::Backward, 1)?;
+        let rows = self.state.scan(keys::DB_FORMATS, &from, &to, Direction::Backward, 1)?;
         Ok(rows.first().and_then(|(key, _)| keys::parse_lsn(key)))
     }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     db::{
         controller::{ControllerHandle, StepDown},
+        index::DbIndex,
         status::DbStatus,
     },
     log::watermark::Watermark,
@@ -78,13 +79,16 @@ pub(super) async fn configuration(
     mut view: watch::Receiver<ReplicaView>,
     cluster: watch::Sender<Option<ClusterId>>,
     base: BaseSender,
+    index: DbIndex,
     stop: CancellationToken,
 ) {
     loop {
         let found = view.borrow_and_update().configuration.clone();
         if let Some(configuration) = found {
             cluster.send_replace(Some(configuration.cluster));
-            base.send_replace(base_of(configuration.base_gtid.as_deref()));
+            let from = base_of(configuration.base_gtid.as_deref());
+            index.set_base(from);
+            base.send_replace(from);
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -132,7 +132,13 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     spawn_applier(core.applier, &marks, tasks);
 
     let (base_tx, base) = watch::channel(None);
-    let links = link::configuration(view.clone(), cluster_tx, base_tx, stopping.clone());
+    let links = link::configuration(
+        view.clone(),
+        cluster_tx,
+        base_tx,
+        shared.index.clone(),
+        stopping.clone(),
+    );
     tasks.spawn("configuration", OnEnd::Ignore, links);
     let controller = match &config.db {
         Some(db) => Some(shared.start_database(db, core.log_engine, proposer, base).await?),

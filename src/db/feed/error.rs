@@ -29,6 +29,12 @@ pub enum FeedError {
     /// The replica has a transaction that the cluster has not: a stray of its own.
     #[error("GTID {0} is not in the cluster log")]
     NotInLog(Gtid),
+    /// The replica lacks what the founders' databases held before the log began.
+    #[error(
+        "the cluster's log goes on from GTID {0}: copy a member's database first, then set \
+         gtid_slave_pos to where the copy stands"
+    )]
+    BeforeBase(Gtid),
     /// What the replica needs is no longer here: it must be rebuilt from a snapshot.
     #[error("log entry {0} is no longer held by this node")]
     Trimmed(Lsn),
@@ -77,7 +83,7 @@ impl FeedError {
     /// The payload that makes the replica stop, where connecting again cannot help.
     pub fn farewell(&self) -> Option<Vec<u8>> {
         match self {
-            Self::NotInLog(_) | Self::Trimmed(_) | Self::Start(_) => {
+            Self::NotInLog(_) | Self::BeforeBase(_) | Self::Trimmed(_) | Self::Start(_) => {
                 Some(server::err(FATAL_TO_REPLICA, "HY000", &self.to_string()))
             }
             _ => None,

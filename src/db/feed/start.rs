@@ -40,9 +40,14 @@ impl Start {
 
     /// Finds it.
     pub fn locate(&self, index: &DbIndex) -> Result<Located, FeedError> {
-        let Some(gtid) = self.gtid()? else {
-            return Ok(Located::Beginning);
+        let (gtid, base) = (self.gtid()?, index.base());
+        let Some(gtid) = gtid else {
+            // What the founders' databases held is not in the log.
+            return base.map_or(Ok(Located::Beginning), |base| Err(FeedError::BeforeBase(base)));
         };
+        if base == Some(gtid) {
+            return Ok(Located::Beginning);
+        }
         match index.place(gtid.domain, gtid.sequence)? {
             Some(place) if place.gtid == gtid => Ok(Located::Behind(place)),
             Some(_) => Err(FeedError::NotInLog(gtid)),
@@ -96,5 +101,22 @@ impl Reads {
         let reads = self.clone();
         let joined = tokio::task::spawn_blocking(move || read(&reads)).await;
         joined.map_err(|_| FeedError::ReadLost)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryEngine;
+
+    #[test]
+    fn a_log_that_goes_on_from_a_base_serves_who_has_it() {
+        let index = DbIndex::new(Arc::new(MemoryEngine::new()));
+        let base: Gtid = "0-1-4".parse().expect("valid");
+        let locate = |have: &[Gtid]| Start(have.to_vec()).locate(&index);
+        assert!(matches!(locate(&[]), Ok(Located::Beginning)), "nothing is known of a base");
+        index.set_base(Some(base));
+        assert!(matches!(locate(&[base]), Ok(Located::Beginning)));
+        assert!(matches!(locate(&[]), Err(FeedError::BeforeBase(b)) if b == base));
     }
 }
