@@ -1,11 +1,15 @@
 //! From what is on disk to a running replica.
 
-use super::replica::{FoundingPlan, HardState, Replica, Start, Timing};
+use super::replica::{CommittedV1, FoundingPlan, HardState, Replica, Start, Timing};
 use crate::{
     clock::Moment,
     cluster::membership::{Configuration, Fork},
     log::{Log, LogError, entry::EntryKind},
-    store::{Engine, StoreError, codec::CodecError, keys},
+    store::{
+        Engine, StoreError,
+        codec::{self, CodecError},
+        keys,
+    },
     types::{Incarnation, Lsn, NodeId},
 };
 
@@ -35,7 +39,7 @@ pub fn start_replica(engine: &dyn Engine, log: &Log, boot: Boot) -> Result<Repli
     let stored = engine.get(keys::LOG_META, keys::HARD_STATE)?;
     let stored = stored.map_or(Ok(HardState::default()), |bytes| HardState::decode(&bytes))?;
     let committed = engine.get(keys::LOG_META, keys::COMMITTED)?;
-    let committed = committed.and_then(|bytes| keys::parse_lsn(&bytes)).unwrap_or(Lsn::ZERO);
+    let committed = committed.map(|bytes| codec::decode::<CommittedV1>(&bytes)).transpose()?;
     Ok(Replica::new(Start {
         id: boot.id,
         incarnation: boot.incarnation,
@@ -43,7 +47,7 @@ pub fn start_replica(engine: &dyn Engine, log: &Log, boot: Boot) -> Result<Repli
         timing: boot.timing,
         shape: log.shape().clone(),
         hard: stored.later(boot.hard),
-        committed,
+        committed: committed.map_or(Lsn::ZERO, |stored| Lsn(stored.lsn)),
         configurations: configurations(log)?,
         initial_peers: boot.initial_peers,
         founding: boot.founding,

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::{
     message::{Append, Envelope, Fetched, Message, Run},
     propose::{Proposal, ProposeError, Released},
-    replica::{Effect, Entries, HardState, Replica, Ticket, Write},
+    replica::{CommittedV1, Effect, Entries, HardState, Replica, Ticket, Write},
     role::RoleView,
     transport::Transport,
 };
@@ -22,7 +22,11 @@ use crate::{
         entry::{BODY_BYTES_MAX, Part},
         watermark::{Watermark, WatermarkSetter, watermark},
     },
-    store::{Batch, StoreError, keys},
+    store::{
+        Batch, StoreError,
+        codec::{self, Compress},
+        keys,
+    },
     types::{ChainHash, Incarnation, Lsn, NodeId, Position, Term},
 };
 
@@ -318,7 +322,9 @@ impl<W: LogWriter> Host<W> {
         }
         if self.replica.committed() > self.committed_stored {
             self.committed_stored = self.replica.committed();
-            batch.put(keys::LOG_META, keys::COMMITTED, keys::lsn(self.committed_stored).to_vec());
+            let committed = CommittedV1 { lsn: self.committed_stored.0 };
+            let committed = codec::encode(&committed, Compress::Never);
+            batch.put(keys::LOG_META, keys::COMMITTED, committed);
         }
         let end = (self.log.shape().last_lsn(), self.log.last_chain());
         self.setters.appended.set(end.0);

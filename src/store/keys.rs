@@ -10,7 +10,8 @@
 //! | state | `11` sessions | session [16] | reserved | `apply/` |
 //! | state | `20` GTIDs | domain u32, seq u64 | `DbPlaceV1` (server, first and last LSN, term) | `db/` |
 //! | state | `21` formats | lsn u64 | empty: a binlog format entry is at that LSN | `db/` |
-//! | state | `22` db meta | a name below | its struct | `db/` |
+//! | state | `22` db meta | `tail` | `DbPlaceV1` | `db/` |
+//! | log | `22` db meta | `ddl-fence`, `needs-migration` | its struct; survives a rebuilt state | `db/` |
 //! | state | `30`–`3f` | reserved | replicated KV | `kv/` |
 //! | state | `40`–`4f` | reserved | disk metadata | `disk/` |
 //! | state | `50` quarantine | reserved | suffixes that lost a merge | `cluster/` |

@@ -27,6 +27,7 @@ use wolfscale::{
     },
     db::{
         command::{DbCommand, Transaction},
+        ddl_fence::{DdlFenceV1, NeedsMigrationV1},
         gtid::Gtid,
         index::DbPlaceV1,
     },
@@ -39,7 +40,7 @@ use wolfscale::{
         TermRunV1,
         entry::{Entry, EntryKind, Part},
     },
-    replicate::replica::HardState,
+    replicate::replica::{CommittedV1, HardState},
     store::{
         codec::{self, Compress, Stored},
         keys,
@@ -293,12 +294,27 @@ fn clusters() -> [Fixture; 4] {
 }
 
 /// Values that are stored as they are.
-fn states() -> [Fixture; 3] {
+fn states() -> [Fixture; 6] {
     let run = TermRunV1 { number: 7, leader: "node-01".to_owned(), lineage: [0x1e; 16] };
     let applied = AppliedV1 { lsn: 4711, chain: [0xd0; 32], open_since: 4709 };
     let place =
         DbPlaceV1 { domain: 1, server: 2, sequence: 75_720, first: 4700, last: 4711, term: 7 };
-    [stored("term-run-v1", run), stored("applied-v1", applied), stored("db-place-v1", place)]
+    let fence = DdlFenceV1 {
+        domain: 1,
+        server: 2,
+        sequence: 75_721,
+        lsn: 4712,
+        raised_unix_ms: 1_700_000_000_123,
+    };
+    let migration = NeedsMigrationV1 { reason: "transaction 0-1-9 is not in the log".to_owned() };
+    [
+        stored("term-run-v1", run),
+        stored("committed-v1", CommittedV1 { lsn: 4710 }),
+        stored("applied-v1", applied),
+        stored("db-place-v1", place),
+        stored("ddl-fence-v1", fence),
+        stored("needs-migration-v1", migration),
+    ]
 }
 
 fn stored<T: Stored + PartialEq + Debug + 'static>(name: &str, value: T) -> Fixture {

@@ -25,7 +25,7 @@ mod peers;
 mod state;
 mod timing;
 
-pub use effect::{Effect, Entries, HardState, Ticket, Write};
+pub use effect::{CommittedV1, Effect, Entries, HardState, Ticket, Write};
 pub use founding::FoundingPlan;
 pub use peers::Peer;
 pub use state::{Replica, Start};
