@@ -1,7 +1,9 @@
-//! Configuration, gRPC, HTTP, wolfctl and the peers' transport.
+//! Configuration, gRPC, HTTP, wolfctl, the peers' transport; the documents and the layout.
 
 mod admin;
 mod command_line;
+mod docs;
+mod layout;
 #[path = "../support/ports.rs"]
 mod ports;
 mod replicas;
