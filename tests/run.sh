@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Longer proofs: name, test binary, filter, what it shows.
 readonly LONG=(
     "capture|db|capture::figures|what capture adds to a commit, by a real MariaDB"
+    "failover|e2e|failover::acknowledged_writes_survive_many|fifteen leaders killed under load, nothing acknowledged lost"
     "transport|edge|transport::measure|latency and throughput of the peers' streams"
 )
 

@@ -55,7 +55,7 @@ use crate::{
     },
     store::{Durability, Engine},
     tasks::{OnEnd, Tasks},
-    types::ClusterId,
+    types::{ClusterId, Position},
     wire::peer_server::PeerServer,
 };
 
@@ -106,6 +106,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     let (marks, role, notice) = (core.host.watermarks(), core.host.role(), core.host.notice());
     let applied = core.applier.applied();
     let shared = Shared {
+        began: core.began,
         config: config.clone(),
         tasks: tasks.clone(),
         log: core.source.clone(),
@@ -167,6 +168,8 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
 
 /// The replica and what it stands on, before its tasks run.
 struct Core {
+    /// Where the log ended at the start.
+    began: Position,
     host: Host<LogStorage>,
     storage: mpsc::UnboundedReceiver<crate::replicate::storage::StorageEvent>,
     applier: Applier,
@@ -204,6 +207,7 @@ impl Core {
         let identity = (config.node.id.clone(), stores.incarnation);
         let host = Host::new(identity, replica, stores.log, writer, transport);
         Ok(Self {
+            began: stores.began,
             host,
             storage,
             applier,
@@ -219,6 +223,7 @@ impl Core {
 
 /// What the parts of the node share.
 struct Shared {
+    began: Position,
     config: Arc<Config>,
     tasks: Tasks,
     log: Arc<dyn EntrySource>,
@@ -263,6 +268,7 @@ impl Shared {
             released: self.marks.released.clone(),
             applied: self.applied.clone(),
             log: self.log.clone(),
+            began: self.began.clone(),
             index: Arc::new(self.index.clone()),
             base,
             capture: Box::new(LocalCapture::new(

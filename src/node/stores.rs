@@ -15,7 +15,7 @@ use crate::{
     log::Log,
     replicate::replica::HardState,
     store::{Engine, SledEngine, SledOptions, StoreError},
-    types::{ClusterId, Incarnation, Lsn},
+    types::{ClusterId, Incarnation, Lsn, Position},
 };
 
 /// A node's stores, open.
@@ -31,6 +31,8 @@ pub(super) struct Stores {
     pub remembers: bool,
     /// What an operator should know about it.
     pub notices: Vec<String>,
+    /// Where the log ended, also if that is lost now.
+    pub began: Position,
 }
 
 /// Opens all of it. Blocking.
@@ -47,7 +49,7 @@ pub(super) fn open(config: &Config) -> Result<Stores, NodeError> {
         error!(notice, "damaged log");
         notices.push(notice);
     }
-    let (identity, remembers) = open_identity(config, &log, &mut notices)?;
+    let (identity, remembers, began) = open_identity(config, &log, &mut notices)?;
     let kept = identity.load()?;
     let state = open_state(&dir.join("state"), &log, &mut notices)?;
     Ok(Stores {
@@ -60,6 +62,7 @@ pub(super) fn open(config: &Config) -> Result<Stores, NodeError> {
         identity,
         remembers,
         notices,
+        began,
     })
 }
 
@@ -67,7 +70,7 @@ fn open_identity(
     config: &Config,
     log: &Log,
     notices: &mut Vec<String>,
-) -> Result<(IdentityFile, bool), NodeError> {
+) -> Result<(IdentityFile, bool, Position), NodeError> {
     let path = config.node.data_dir.join("identity");
     let incarnation = new_incarnation()?;
     let first = || Identity::new(config.node.id.clone(), incarnation);
@@ -81,6 +84,8 @@ fn open_identity(
         return Err(NodeError::OtherNode { path, kept: identity.node.to_string() });
     }
     let last = log.shape().last_lsn();
+    let kept = Position { term: identity.accepted.clone(), lsn: identity.durable.lsn };
+    let began = log.shape().last().max(kept);
     let lost = match verdict(&identity, last, |lsn| log.chain_at(lsn).ok()) {
         Verdict::Remembered if created && last > Lsn::ZERO => {
             Some("its identity file is gone".to_owned())
@@ -88,7 +93,7 @@ fn open_identity(
         Verdict::Remembered => None,
         Verdict::Amnesiac { why } => Some(why.to_string()),
     };
-    let Some(lost) = lost else { return Ok((file, true)) };
+    let Some(lost) = lost else { return Ok((file, true, began)) };
     let notice = format!(
         "this node lost what it had acknowledged ({lost}); it receives the log under a new \
          incarnation and does not vote until it is admitted again"
@@ -98,7 +103,7 @@ fn open_identity(
     let incarnation = if created { identity.incarnation } else { incarnation };
     identity = Identity { cluster: identity.cluster, ..Identity::new(identity.node, incarnation) };
     file.save(&identity)?;
-    Ok((file, false))
+    Ok((file, false, began))
 }
 
 /// The state store is made from the log: one that is damaged or does not fit is made again.

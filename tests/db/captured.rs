@@ -17,6 +17,7 @@ use wolfscale::{
     replicate::role::{Role, RoleView},
     store::{Durability, Engine, MemoryEngine},
     tasks::Tasks,
+    types::Position,
 };
 
 use crate::{
@@ -60,6 +61,7 @@ impl Alone {
         let (role_tx, role) = watch::channel(RoleView::nobody());
         let inputs = Inputs {
             role,
+            began: Position::default(),
             released: log.applied(),
             applied: log.applied(),
             log: entries.clone(),

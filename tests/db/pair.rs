@@ -26,7 +26,7 @@ use wolfscale::{
     replicate::role::{Role, RoleView},
     store::{Durability, MemoryEngine, StoreError},
     tasks::Tasks,
-    types::{ChainHash, Lsn, NodeId, Term},
+    types::{ChainHash, Lsn, NodeId, Position, Term},
 };
 
 use crate::controlled::{Controlled, DEADLINE};
@@ -240,6 +240,7 @@ impl Member {
         };
         let inputs = Inputs {
             role,
+            began: Position::default(),
             released,
             applied,
             log: Arc::new(Entries(log.clone())),

@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Small and the same for the template and its copies: another size means slow work at the start.
-const STORAGE: &str = "innodb_buffer_pool_size=64M\ninnodb_log_file_size=32M\n";
+pub const STORAGE: &str = "innodb_buffer_pool_size=64M\ninnodb_log_file_size=32M\n";
 
 /// What every node of a cluster is configured with.
 const CONFIG: &str = "\
@@ -199,8 +199,8 @@ pub async fn eventually(what: &str, timeout: Duration, mut holds: impl AsyncFnMu
     }
 }
 
-/// The directory of the template, made by whoever comes first.
-fn template() -> PathBuf {
+/// The directory with the template's `data`, made by whoever comes first.
+pub fn template() -> PathBuf {
     let version = output(Command::new(SERVER).arg("--version"));
     let version = version.split_whitespace().nth(2).expect("a version").to_owned();
     let beside =
@@ -234,7 +234,8 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn text_of(row: Row) -> Vec<String> {
+/// A row's values, NULL as "NULL".
+pub fn text_of(row: Row) -> Vec<String> {
     row.unwrap().into_iter().map(text).collect()
 }
 

@@ -30,7 +30,7 @@ use crate::{
     replicate::role::RoleView,
     store::StoreError,
     tasks::{OnEnd, Tasks},
-    types::Term,
+    types::{Position, Term},
 };
 
 /// The cluster's only GTID domain.
@@ -72,6 +72,8 @@ pub struct Inputs {
     pub applied: Watermark,
     /// The log.
     pub log: Arc<dyn EntrySource>,
+    /// Where the log ended when this node started.
+    pub began: Position,
     /// The GTIDs in it.
     pub index: Arc<dyn GtidIndex>,
     /// The GTID that the cluster's databases started from, once it is known that there is one.

@@ -13,7 +13,9 @@ use crate::{
         mariadb::{DbError, Positions, ReplicaStatus, ServerRun, Session},
         requirements::{self, CheckError, Finding},
     },
+    replicate::role::RoleView,
     store::StoreError,
+    types::Position,
 };
 
 /// How often the settings of a misconfigured server are looked at again.
@@ -129,9 +131,11 @@ impl Controller {
     pub(super) fn log_seen(&self) -> Result<LogSeen, StoreError> {
         let released = self.inputs.released.at();
         let applied = self.inputs.applied.at();
-        let term = self.inputs.role.borrow().term.clone();
+        let role = self.inputs.role.borrow().clone();
         let newest = self.inputs.log.read(released, released, usize::MAX)?;
-        let decided = newest.first().is_some_and(|entry| Some(&entry.term) == term.as_ref());
+        let newest =
+            newest.first().map(|entry| Position { term: Some(entry.term.clone()), lsn: entry.lsn });
+        let decided = newest.is_some_and(|newest| decided(&role, &newest, &self.inputs.began));
         let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
@@ -180,6 +184,14 @@ impl Controller {
     }
 }
 
+/// Whether what is released here shows all that was decided before: the newest released entry is of
+/// the term that is led now, and what this node held when it started is released or was replaced.
+/// Without a leader, or with what was released in an earlier life, the database may be ahead of the
+/// log for good reason: the others can have released what this node had sent but not yet written.
+fn decided(role: &RoleView, newest: &Position, began: &Position) -> bool {
+    role.leader.is_some() && newest.term == role.term && newest >= began
+}
+
 enum Look {
     Unfit(DbSeen),
     Fit(Fit),
@@ -204,5 +216,38 @@ pub(super) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Lsn, Term};
+
+    fn at(number: u64, lsn: u64) -> Position {
+        let leader = if number % 2 == 1 { "n1" } else { "n2" };
+        let term = Term { number, leader: leader.parse().expect("valid") };
+        Position { term: Some(term), lsn: Lsn(lsn) }
+    }
+
+    fn follows(number: u64) -> RoleView {
+        let term = at(number, 0).term;
+        RoleView { leader: term.clone().map(|t| t.leader), term, ..RoleView::nobody() }
+    }
+
+    #[test]
+    fn a_node_that_comes_back_learns_first_what_was_decided_without_it() {
+        let began = at(1, 57);
+        let alone = RoleView { leader: None, ..follows(1) };
+        assert!(!decided(&alone, &at(1, 57), &began), "it led; nobody does now");
+        assert!(!decided(&follows(2), &at(1, 57), &began), "the next leader is known, no more");
+        assert!(decided(&follows(2), &at(2, 58), &began), "the next leader's first entry");
+        assert!(decided(&follows(2), &at(2, 50), &began), "its own tail was replaced");
+    }
+
+    #[test]
+    fn a_follower_that_comes_back_in_the_same_term_catches_up_with_its_own_log_first() {
+        assert!(!decided(&follows(2), &at(2, 40), &at(2, 57)));
+        assert!(decided(&follows(2), &at(2, 57), &at(2, 57)));
     }
 }
