@@ -23,6 +23,8 @@ mod founding;
 mod leader;
 mod peers;
 mod state;
+#[cfg(test)]
+mod tests;
 mod timing;
 
 pub use effect::{CommittedV1, Effect, Entries, HardState, Ticket, Write};

@@ -127,6 +127,9 @@ impl Replica {
         let founding =
             start.founding.filter(|_| start.remembers && start.shape.last_lsn() == Lsn::ZERO);
         let committed = start.committed.min(start.shape.last_lsn());
+        // Whose entries are in the log was accepted, whatever else was kept.
+        let held = HardState { promised: None, accepted: start.shape.last().term };
+        let hard = start.hard.later(held);
         Self {
             peers: others.map(|id| (id, Peer::default())).collect(),
             durable: start.shape.last_lsn(),
@@ -138,7 +141,7 @@ impl Replica {
             remembers: start.remembers,
             timing: start.timing,
             shape: start.shape,
-            hard: start.hard,
+            hard,
             configurations: start.configurations,
             founding,
             eligible: false,

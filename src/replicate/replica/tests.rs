@@ -1,0 +1,319 @@
+//! Each safety rule of the core, broken on purpose by what others say.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    clock::Moment,
+    cluster::membership::{Configuration, Member, Policy, Standing},
+    log::{
+        Shape,
+        entry::{Entry, EntryKind, Part},
+    },
+    replicate::message::{
+        Append, Appended, Envelope, Fetched, Heartbeat, Message, PreVoteReply, Prepare, Promise,
+        Run,
+    },
+    types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId, Position, Term},
+};
+
+const LIFE: Incarnation = Incarnation(7);
+
+fn id(text: &str) -> NodeId {
+    text.parse().expect("valid")
+}
+
+fn term(number: u64, leader: &str) -> Term {
+    Term { number, leader: id(leader) }
+}
+
+fn configuration() -> Configuration {
+    let member = |name: &str| Member {
+        id: id(name),
+        address: String::new(),
+        incarnation: LIFE,
+        standing: Standing::Member,
+        never_leader: false,
+        demoted: false,
+    };
+    Configuration {
+        cluster: ClusterId([1; 16]),
+        policy: Policy::Majority,
+        min_active: 2,
+        members: ["n1", "n2", "n3"].map(member).to_vec(),
+        preferred_leader: None,
+        base_gtid: None,
+    }
+}
+
+/// A node of a founded cluster of three, well after its start.
+struct Node {
+    replica: Replica,
+    now: Moment,
+}
+
+impl Node {
+    fn new(name: &str, terms: &[Term], hard: HardState, remembers: bool) -> Self {
+        let mut shape = Shape::default();
+        terms.iter().for_each(|term| shape.push(term));
+        let mut replica = Replica::new(Start {
+            id: id(name),
+            incarnation: LIFE,
+            remembers,
+            timing: Timing::default(),
+            shape,
+            hard,
+            committed: Lsn(1),
+            configurations: vec![(Lsn(1), configuration())],
+            initial_peers: Vec::new(),
+            founding: None,
+            now: Moment(0),
+        });
+        replica.set_eligible(true);
+        Self { replica, now: Moment(10_000_000_000) }
+    }
+
+    fn hear(&mut self, from: &str, message: Message) -> Vec<Effect> {
+        let (from, lineage) = (id(from), [0; 16]);
+        let envelope = Envelope { from, incarnation: LIFE, lineage, message };
+        self.replica.step(envelope, self.now);
+        self.replica.take_effects(self.now)
+    }
+
+    fn pass(&mut self, ms: u64) -> Vec<Effect> {
+        self.now = self.now + std::time::Duration::from_millis(ms);
+        self.replica.tick(self.now);
+        self.replica.take_effects(self.now)
+    }
+
+    fn written(&mut self) -> Vec<Effect> {
+        self.replica.written(Ticket(u64::MAX), self.now);
+        self.replica.take_effects(self.now)
+    }
+
+    /// Makes it the leader of term 2, with a promise of n2 that ends at `theirs`.
+    fn elect(&mut self, theirs: Position) -> Vec<Effect> {
+        self.hear("n2", heartbeat());
+        self.pass(10);
+        let reply = PreVoteReply { number: 2, granted: true, seen: 1, stands: false };
+        self.hear("n2", Message::PreVoteReply(reply));
+        self.written();
+        let promise =
+            Promise { term: term(2, "n1"), granted: true, seen: 2, last: theirs, founding: None };
+        self.hear("n2", Message::Promise(promise))
+    }
+}
+
+fn heartbeat() -> Message {
+    Message::Heartbeat(Heartbeat {
+        term: None,
+        leads: false,
+        sent_at: Moment(0),
+        durable: Position::default(),
+        committed: Lsn::ZERO,
+        released: Lsn::ZERO,
+        applied: Lsn::ZERO,
+        eligible: false,
+        cluster: None,
+    })
+}
+
+fn prepare(number: u64, leader: &str) -> Message {
+    Message::Prepare(Prepare { term: term(number, leader), handover: false })
+}
+
+fn entry(lsn: u64, of: Term) -> Arc<Entry> {
+    Arc::new(Entry {
+        term: of,
+        lsn: Lsn(lsn),
+        kind: EntryKind::Noop,
+        part: Part::WHOLE,
+        request: None,
+        chain: ChainHash::default(),
+        body: bytes::Bytes::new(),
+    })
+}
+
+fn append(of: Term, previous: Position, entries: Vec<Arc<Entry>>, committed: u64) -> Message {
+    Message::Append(Append {
+        term: of,
+        previous,
+        run: Run { chain: ChainHash::default(), entries },
+        committed: Lsn(committed),
+        released: Lsn(committed),
+    })
+}
+
+fn at(lsn: u64, of: Term) -> Position {
+    Position { term: Some(of), lsn: Lsn(lsn) }
+}
+
+fn granted(effects: &[Effect]) -> Option<bool> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, Message::Promise(promise)) => Some(promise.granted),
+        _ => None,
+    })
+}
+
+fn fatal(effects: &[Effect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Fatal(what) => Some(what.as_str()),
+        _ => None,
+    })
+}
+
+fn acknowledged(effects: &[Effect]) -> Option<Lsn> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, Message::Appended(Appended { result: Ok(up_to), .. })) => Some(*up_to),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_term_number_is_promised_once_and_only_when_that_is_durable() {
+    let mut node = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    let effects = node.hear("n1", prepare(2, "n1"));
+    assert_eq!(granted(&effects), None, "not before it is durable");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Write(w) if w.hard.is_some())));
+    assert_eq!(granted(&node.written()), Some(true));
+    assert_eq!(granted(&node.hear("n2", prepare(2, "n2"))), Some(false));
+
+    let kept = node.replica.hard_state().clone();
+    let mut restarted = Node::new("n3", &[term(1, "n1")], kept, true);
+    assert_eq!(granted(&restarted.hear("n2", prepare(2, "n2"))), Some(false));
+    restarted.hear("n2", prepare(3, "n2"));
+    assert_eq!(granted(&restarted.written()), Some(true), "a higher one is free");
+}
+
+#[test]
+fn nothing_is_promised_while_a_leader_lives_nor_right_after_a_start() {
+    let mut node = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    node.hear("n1", append(term(1, "n1"), at(1, term(1, "n1")), Vec::new(), 1));
+    assert_eq!(granted(&node.hear("n2", prepare(2, "n2"))), Some(false));
+    let mut started = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    started.now = Moment(1_000_000);
+    assert_eq!(granted(&started.hear("n2", prepare(2, "n2"))), Some(false));
+}
+
+#[test]
+fn after_a_promise_an_older_term_changes_nothing() {
+    let mut node = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    node.hear("n2", prepare(2, "n2"));
+    node.written();
+    let previous = at(1, term(1, "n1"));
+    let late = append(term(1, "n1"), previous, vec![entry(2, term(1, "n1"))], 2);
+    let effects = node.hear("n1", late);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Write(_))), "{effects:?}");
+    assert_eq!((acknowledged(&effects), node.replica.last().lsn), (None, Lsn(1)));
+}
+
+#[test]
+fn entries_are_acknowledged_only_when_they_are_durable() {
+    let mut node = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    let previous = at(1, term(1, "n1"));
+    let sent = append(term(1, "n1"), previous, vec![entry(2, term(1, "n1"))], 1);
+    assert_eq!(acknowledged(&node.hear("n1", sent)), None);
+    assert_eq!(acknowledged(&node.written()), Some(Lsn(2)));
+}
+
+#[test]
+fn a_candidate_leads_only_with_the_most_advanced_log_of_its_promisers() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+    let effects = node.elect(at(3, term(1, "n1")));
+    assert!(!node.replica.role_view().leads(), "n2 holds more");
+    let asks = effects.iter().any(|e| matches!(e, Effect::Send(_, Message::Fetch(_))));
+    assert!(asks, "{effects:?}");
+    let run = Run {
+        chain: ChainHash::default(),
+        entries: vec![entry(2, term(1, "n1")), entry(3, term(1, "n1"))],
+    };
+    let fetched = Fetched {
+        term: term(2, "n1"),
+        after: at(1, term(1, "n1")),
+        result: Ok(run),
+        last: at(3, term(1, "n1")),
+    };
+    node.hear("n2", Message::Fetched(fetched));
+    assert!(node.replica.role_view().leads());
+    assert_eq!(node.replica.role_view().term_start, Some(Lsn(4)));
+}
+
+#[test]
+fn a_leader_commits_only_by_an_entry_of_its_own_term() {
+    let old = term(1, "n1");
+    let log = [old.clone(), old.clone(), old.clone()];
+    let mut node = Node::new("n1", &log, HardState::default(), true);
+    node.elect(at(3, old));
+    assert!(node.replica.role_view().leads());
+    node.written();
+    let appended = |lsn| Message::Appended(Appended { term: term(2, "n1"), result: Ok(Lsn(lsn)) });
+    node.hear("n2", appended(3));
+    assert_eq!(node.replica.committed(), Lsn(1), "a quorum holds entry 3, which is of term 1");
+    node.hear("n2", appended(4));
+    assert_eq!(node.replica.committed(), Lsn(4));
+}
+
+#[test]
+fn a_leader_does_not_count_what_it_has_not_yet_on_disk() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+    node.elect(at(1, term(1, "n1")));
+    let appended = Appended { term: term(2, "n1"), result: Ok(Lsn(2)) };
+    node.hear("n2", Message::Appended(appended));
+    assert_eq!(node.replica.committed(), Lsn(1), "only n2 holds it durably");
+    node.written();
+    assert_eq!(node.replica.committed(), Lsn(2));
+}
+
+#[test]
+fn acknowledgements_of_another_life_do_not_count() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+    node.elect(at(1, term(1, "n1")));
+    node.written();
+    let appended = Appended { term: term(2, "n1"), result: Ok(Lsn(2)) };
+    let envelope = Envelope {
+        from: id("n3"),
+        incarnation: Incarnation(99),
+        lineage: [0; 16],
+        message: Message::Appended(appended),
+    };
+    node.replica.step(envelope, node.now);
+    assert_eq!(node.replica.committed(), Lsn(1), "n3 lost its store: it only learns");
+}
+
+#[test]
+fn what_is_committed_is_never_replaced() {
+    let log = [term(1, "n1"), term(1, "n1")];
+    let mut node = Node::new("n3", &log, HardState::default(), true);
+    node.hear("n1", append(term(1, "n1"), at(2, term(1, "n1")), Vec::new(), 2));
+    assert_eq!(node.replica.committed(), Lsn(2));
+    let other = append(term(2, "n2"), at(1, term(1, "n1")), vec![entry(2, term(2, "n2"))], 2);
+    let effects = node.hear("n2", other);
+    assert!(fatal(&effects).is_some_and(|what| what.contains("committed")), "{effects:?}");
+}
+
+#[test]
+fn two_leaders_of_one_term_stop_the_node() {
+    let mut node = Node::new("n3", &[term(1, "n1")], HardState::default(), true);
+    node.hear("n1", append(term(2, "n1"), at(1, term(1, "n1")), Vec::new(), 1));
+    let effects = node.hear("n2", append(term(2, "n2"), at(1, term(1, "n1")), Vec::new(), 1));
+    assert!(fatal(&effects).is_some_and(|what| what.contains("two leaders")), "{effects:?}");
+}
+
+#[test]
+fn who_does_not_remember_neither_promises_nor_stands() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), false);
+    assert_eq!(granted(&node.hear("n2", prepare(2, "n2"))), Some(false));
+    for _ in 0..100 {
+        let effects = node.pass(100);
+        let stands = effects.iter().any(|e| matches!(e, Effect::Send(_, Message::PreVote(_))));
+        assert!(!stands, "it must not stand");
+    }
+}
+
+#[test]
+fn a_follower_commits_only_as_far_as_its_log_is_known_to_be_the_leaders() {
+    let log = [term(1, "n1"), term(1, "n1"), term(1, "n1")];
+    let mut node = Node::new("n3", &log, HardState::default(), true);
+    node.hear("n2", append(term(2, "n2"), at(2, term(1, "n1")), Vec::new(), 3));
+    assert_eq!(node.replica.committed(), Lsn(2), "entry 3 here may differ from the leader's");
+}
