@@ -6,8 +6,7 @@ use std::{
 };
 
 /// Written apart from the page that names it; held like the rest once it is there.
-const PENDING: [&str; 4] =
-    ["docs/performance.md", "tests/e2e/failover.rs", "tests/e2e/quorum.rs", "tests/e2e/stop.rs"];
+const PENDING: [&str; 1] = ["docs/performance.md"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
