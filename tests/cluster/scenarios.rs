@@ -152,3 +152,14 @@ fn catch_up_of_a_long_absence_does_not_hold_up_commits() {
     assert!(world.run_until(SOON, World::is_settled));
     world.check_end();
 }
+
+/// Storm 12 came to rest like this: nothing to send, so nothing told the follower.
+#[test]
+fn a_follower_that_restarts_at_once_learns_what_is_committed_without_new_entries() {
+    let mut world = founded(3);
+    ask_and_settle(&mut world, 3);
+    world.crash(1);
+    world.start(1);
+    assert!(world.released(1) < world.released(0), "its commit index is only a lower bound");
+    assert!(world.run_until(SOON, |w| w.released(1) == w.released(0)));
+}

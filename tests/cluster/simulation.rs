@@ -24,6 +24,7 @@ fn storm(seed: u64) -> World {
     }
     world.heal();
     world.weather = CALM;
+    (0..nodes).for_each(|index| world.slow_disk(index, 1));
     (0..nodes).filter(|index| !world.is_up(*index)).collect::<Vec<_>>().iter().for_each(|index| {
         world.start(*index);
     });
@@ -49,7 +50,7 @@ fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
     let due: Vec<usize> = down.iter().filter(|(_, at)| *at <= step).map(|(n, _)| *n).collect();
     down.retain(|(_, at)| *at > step);
     due.into_iter().for_each(|index| world.start(index));
-    match world.rng.random_range(0..40) {
+    match world.rng.random_range(0..60) {
         0 => {
             let index = world.rng.random_range(0..world.len());
             if world.is_up(index) {
@@ -75,7 +76,21 @@ fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
             world.cut(a, b);
             world.faults += 1;
         }
-        4..8 => world.heal(),
+        4 => {
+            // Power is cut for all at once; each comes back when it does.
+            for index in 0..world.len() {
+                if world.is_up(index) {
+                    world.crash(index);
+                    down.push((index, step + world.rng.random_range(1..80)));
+                }
+            }
+        }
+        5 | 6 => {
+            let index = world.rng.random_range(0..world.len());
+            let slowness = if world.rng.random_range(0..2) == 0 { 50 } else { 1 };
+            world.slow_disk(index, slowness);
+        }
+        7..11 => world.heal(),
         _ => {}
     }
 }
@@ -98,7 +113,7 @@ fn a_hundred_storms_lose_nothing_and_keep_one_history() {
         "{SEEDS} seeds of {SECONDS} s: {proposals} proposals, {acknowledged} acknowledged, \
          {faults} faults, {elections} elections, {checked} of them in settled clusters"
     );
-    assert!(acknowledged as u64 > proposals / 3, "only {acknowledged} of {proposals} acknowledged");
+    assert!(acknowledged as u64 > proposals / 5, "only {acknowledged} of {proposals} acknowledged");
 }
 
 #[test]

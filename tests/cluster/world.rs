@@ -87,6 +87,8 @@ struct Node {
     clock_offset: u64,
     up_since: u64,
     eligible: bool,
+    /// How many times slower its disk is than the weather says.
+    disk_slowness: u64,
     view: RoleView,
     committed_seen: Lsn,
 }
@@ -175,6 +177,7 @@ impl World {
                 clock_offset: rng.random_range(0..1_000_000_000_000),
                 up_since: 0,
                 eligible: true,
+                disk_slowness: 1,
                 view: RoleView::nobody(),
                 committed_seen: Lsn::ZERO,
             })
@@ -323,6 +326,13 @@ impl World {
         node.view = RoleView::nobody();
         self.faults += 1;
         self.say(format!("n{} crashes, {survive} of {pending} writes survive", index + 1));
+    }
+
+    /// From now on a node's disk is so many times slower; 1 is as it should be.
+    pub fn slow_disk(&mut self, index: usize, slowness: u64) {
+        self.nodes[index].disk_slowness = slowness;
+        self.faults += u64::from(slowness > 1);
+        self.say(format!("n{}'s disk is {slowness} times slower", index + 1));
     }
 
     /// Copies a node's log store as it is now, to be put back later.
@@ -482,8 +492,8 @@ impl World {
         for _ in 0..count {
             // Whichever of these comes first, the oldest write is the one that is done.
             let (min, max) = self.weather.fsync_us;
-            let at = self.now + 1000 * self.rng.random_range(min..=max);
-            self.schedule(at, Event::Written(index, life));
+            let took_us = self.rng.random_range(min..=max) * self.nodes[index].disk_slowness;
+            self.schedule(self.now + 1000 * took_us, Event::Written(index, life));
         }
         self.deliver_outbox();
         self.check(index, view);
@@ -522,7 +532,13 @@ impl World {
         for lsn in from.0..=committed.0 {
             let entry = reader.entry(Lsn(lsn)).expect("readable").expect("committed, so held");
             let known = *self.history.entry(Lsn(lsn)).or_insert(entry.chain);
-            assert_eq!(known, entry.chain, "two histories at {lsn}, seed {}", self.seed);
+            assert!(
+                known == entry.chain,
+                "seed {}: n{} has another history at {lsn}: {entry:?}\n{}",
+                self.seed,
+                index + 1,
+                self.trace.join("\n")
+            );
         }
         let was = self.nodes[index].view.clone();
         if was == view {

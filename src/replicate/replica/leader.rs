@@ -154,6 +154,16 @@ impl Replica {
         }
     }
 
+    /// What a follower knows to be committed. It forgets that when it restarts, perhaps faster than
+    /// its silence would show, and then it is told again.
+    pub(super) fn hear_committed(&mut self, from: &NodeId, committed: Lsn) {
+        if let State::Leader(leader) = &mut self.state
+            && let Some(progress) = leader.progress.get_mut(from)
+        {
+            progress.committed_told = progress.committed_told.min(committed);
+        }
+    }
+
     /// Rule 4.
     pub(super) fn advance_commit(&mut self) {
         let State::Leader(leader) = &self.state else { return };

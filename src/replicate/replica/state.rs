@@ -487,6 +487,7 @@ impl Replica {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.heard(&heartbeat);
         }
+        self.hear_committed(&from, heartbeat.committed);
         let mut follows = false;
         if let Some(term) = &heartbeat.term {
             self.number_heard = self.number_heard.max(term.number);
