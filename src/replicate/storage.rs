@@ -112,7 +112,9 @@ impl LogStorage {
                 && keeper.pending.is_empty()
                 && keeper.saved_at.elapsed() >= WATERMARK_EVERY
         };
-        if idle && self.backlog.is_empty() {
+        // One between two writes: a second would take the next write's ticket.
+        let asked = self.last_ticket % 2 == 1;
+        if idle && !asked && self.backlog.is_empty() {
             // An empty group: the committer's thread saves, not this one.
             self.last_ticket += 1;
             self.queue(Batch::default(), self.last_ticket);
@@ -233,4 +235,43 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("start the committer's thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::identity::MemoryIdentity,
+        store::MemoryEngine,
+        types::{Incarnation, NodeId},
+    };
+
+    fn write(ticket: u64) -> LogWrite {
+        let end = (Lsn(ticket), ChainHash::default());
+        LogWrite { ticket: Ticket(ticket), batch: Batch::default(), hard: None, cut_to: None, end }
+    }
+
+    #[tokio::test]
+    async fn many_idle_ticks_take_no_ticket_of_the_next_write() {
+        let node: NodeId = "n1".parse().expect("valid");
+        let identity = MemoryIdentity::new(Identity::new(node, Incarnation(1)));
+        let (mut storage, mut events) =
+            LogStorage::start(Arc::new(MemoryEngine::new()), Box::new(identity)).expect("starts");
+        for ticket in 1..=3 {
+            storage.submit(write(ticket));
+            loop {
+                match events.recv().await.expect("the committer runs") {
+                    StorageEvent::Written(done) if done == Ticket(ticket) => break,
+                    StorageEvent::Written(_) => {}
+                    StorageEvent::Failed(why) => panic!("{why}"),
+                }
+            }
+            // The idle group is asked for once, however long the committer takes for it.
+            let written = committer_ticket(Ticket(ticket));
+            while lock(&storage.keeper).stale && storage.last_ticket == written {
+                storage.tick();
+            }
+            (0..100).for_each(|_| storage.tick());
+        }
+    }
 }

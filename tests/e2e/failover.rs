@@ -16,6 +16,8 @@ const KILLS_LONG: usize = 15;
 const WRITES_BETWEEN: usize = 50;
 /// An id that no writer uses, written where no cluster is.
 const STRAY: i64 = -1;
+/// Where a second writer's ids begin.
+const NEWCOMER: i64 = 1_000_000;
 /// How long a database that nobody releases is watched.
 const ALONE: Duration = Duration::from_secs(3);
 
@@ -114,14 +116,16 @@ async fn the_leaders_node_alone_is_killed() {
     let database = cluster.databases(leader);
     let killed = Instant::now();
     cluster.kill_node(leader);
+    // The first writer's session hangs in the old database: a new client finds the new leader.
+    let newcomer = Writer::start_at(&cluster, NEWCOMER, cluster.others(leader)[0]);
     let stray = format!("INSERT INTO test.ledger VALUES ({STRAY}, 'past the cluster')");
     let answer = timeout(ALONE, cluster.app(leader, &stray)).await;
     assert!(!matches!(answer, Ok(Ok(()))), "a commit came back OK without the cluster");
     assert_eq!(cluster.databases(leader), database, "nobody is there to restart the database");
-    let first = writer.first_elsewhere(leader, killed).await;
+    let first = newcomer.first_elsewhere(leader, killed).await;
     println!("the leader's node died: the next write {:?} later", first.at - killed);
     rejoin(&mut cluster, leader, first.id).await;
-    let ledger = writer.stop().await;
+    let ledger = writer.stop().await.and(newcomer.stop().await);
     ledger.assert_kept(&cluster).await;
     for index in 0..cluster.count() {
         holds_not(&cluster, index, STRAY).await;

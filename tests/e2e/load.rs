@@ -47,9 +47,14 @@ pub struct Writer {
 impl Writer {
     /// Starts one; its ids begin after `first`.
     pub fn start(cluster: &Cluster, first: i64) -> Self {
+        Self::start_at(cluster, first, 0)
+    }
+
+    /// As [`Writer::start`]; the node that it tries first is given.
+    pub fn start_at(cluster: &Cluster, first: i64, node: usize) -> Self {
         let nodes: Vec<_> = (0..cluster.count()).map(|index| cluster.options(index)).collect();
         let (ledger, tried) = (Arc::default(), Arc::new(AtomicI64::new(first)));
-        let task = tokio::spawn(write(nodes, Arc::clone(&ledger), Arc::clone(&tried)));
+        let task = tokio::spawn(write(node, nodes, Arc::clone(&ledger), Arc::clone(&tried)));
         Self { ledger, tried, task }
     }
 
@@ -93,7 +98,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// This and a later one together.
+    /// This and one with higher ids together.
     pub fn and(mut self, later: Self) -> Self {
         self.acks.extend(later.acks);
         Self { acks: self.acks, tried: later.tried }
@@ -129,8 +134,13 @@ async fn counts(cluster: &Cluster, index: usize) -> BTreeMap<i64, u64> {
     parsed.collect()
 }
 
-async fn write(nodes: Vec<OptsBuilder>, ledger: Arc<Mutex<Vec<Ack>>>, tried: Arc<AtomicI64>) {
-    let (mut node, mut connection) = (0, None);
+async fn write(
+    node: usize,
+    nodes: Vec<OptsBuilder>,
+    ledger: Arc<Mutex<Vec<Ack>>>,
+    tried: Arc<AtomicI64>,
+) {
+    let (mut node, mut connection) = (node, None);
     loop {
         if connection.is_none() {
             connection = connect(&nodes[node]).await;
