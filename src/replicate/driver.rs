@@ -101,10 +101,10 @@ pub async fn run(
             Some(envelope) = inputs.heartbeats.recv() => host.receive(envelope, clock::now()),
             Some(envelope) = inputs.log.recv() => host.receive(envelope, clock::now()),
             Some(proposal) = inputs.proposals.recv() => {
-                host.propose(proposal);
+                host.propose(proposal, clock::now());
                 for _ in 1..PROPOSALS_PER_GROUP {
                     let Ok(proposal) = inputs.proposals.try_recv() else { break };
-                    host.propose(proposal);
+                    host.propose(proposal, clock::now());
                 }
                 host.settle(clock::now());
             }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ::metrics::{counter, histogram};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -22,6 +23,7 @@ use crate::{
         entry::{BODY_BYTES_MAX, Part},
         watermark::{Watermark, WatermarkSetter, watermark},
     },
+    metrics,
     store::{
         Batch, StoreError,
         codec::{self, Compress},
@@ -96,6 +98,7 @@ struct Waiting {
     term: Term,
     first: Lsn,
     bytes: usize,
+    since: Moment,
     answer: oneshot::Sender<Result<Released, ProposeError>>,
 }
 
@@ -175,12 +178,12 @@ impl<W: LogWriter> Host<W> {
     }
 
     /// Takes a command. Call [`Host::settle`] after the last one of a group.
-    pub fn propose(&mut self, proposal: Proposal) {
+    pub fn propose(&mut self, proposal: Proposal, now: Moment) {
         match self.order(&proposal) {
             Ok((term, first, last)) => {
                 let bytes = proposal.body.len();
                 self.waiting_bytes += bytes;
-                let waiting = Waiting { term, first, bytes, answer: proposal.answer };
+                let waiting = Waiting { term, first, bytes, since: now, answer: proposal.answer };
                 self.waiting.insert(last, waiting);
             }
             // The proposer may have gone; then nobody needs the answer.
@@ -194,7 +197,7 @@ impl<W: LogWriter> Host<W> {
             if self.fatal.is_some() {
                 return;
             }
-            if let Err(error) = self.carry_out(effect) {
+            if let Err(error) = self.carry_out(effect, now) {
                 self.fail(error.to_string());
             }
         }
@@ -284,7 +287,7 @@ impl<W: LogWriter> Host<W> {
         Ok((term, first, Lsn(first.0 + count - 1)))
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Result<(), StoreError> {
+    fn carry_out(&mut self, effect: Effect, now: Moment) -> Result<(), StoreError> {
         match effect {
             Effect::Write(write) => self.write(write)?,
             Effect::Send(to, message) => self.send(&to, message),
@@ -293,7 +296,7 @@ impl<W: LogWriter> Host<W> {
             }
             Effect::SendFetched { to, term, after } => self.send_fetched(&to, term, after)?,
             Effect::Committed(lsn) => self.setters.committed.set(lsn),
-            Effect::Released(lsn) => self.release(lsn),
+            Effect::Released(lsn) => self.release(lsn, now),
             Effect::Role(view) => self.role_changed(view),
             Effect::Notice(what) => {
                 warn!(what, "notice");
@@ -374,7 +377,7 @@ impl<W: LogWriter> Host<W> {
         Ok(Run { chain: self.log.chain_at(previous)?, entries })
     }
 
-    fn release(&mut self, released: Lsn) {
+    fn release(&mut self, released: Lsn, now: Moment) {
         self.setters.released.set(released);
         while let Some(first) = self.waiting.first_entry() {
             let last = *first.key();
@@ -383,6 +386,7 @@ impl<W: LogWriter> Host<W> {
             }
             let waiting = first.remove();
             self.waiting_bytes -= waiting.bytes;
+            histogram!(metrics::COMMIT_SECONDS).record(now.since(waiting.since));
             let same = self.log.shape().term_at(last) == Some(&waiting.term);
             let answer = if same {
                 let position = Position { term: Some(waiting.term), lsn: last };
@@ -401,6 +405,7 @@ impl<W: LogWriter> Host<W> {
             self.answer_all(&ProposeError::Indeterminate);
         }
         if view.leader.is_some() {
+            counter!(metrics::LEADER_CHANGES).increment(1);
             self.notice.send_if_modified(|notice| notice.take().is_some());
         }
         self.role.send_replace(view);

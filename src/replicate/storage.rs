@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::metrics::histogram;
 use tokio::sync::mpsc;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     cluster::identity::{DurableMark, Identity, IdentityError, IdentityStore},
     log::{Committed, Committer, CommitterCounts, SubmitError},
+    metrics,
     store::{Batch, Durability, Engine},
     types::{ChainHash, ClusterId, Lsn},
 };
@@ -61,6 +63,7 @@ struct Pending {
     hard: Option<HardState>,
     cut_to: Option<DurableMark>,
     end: DurableMark,
+    submitted_at: Instant,
 }
 
 impl LogStorage {
@@ -155,6 +158,7 @@ impl LogWriter for LogStorage {
             hard: write.hard,
             cut_to: write.cut_to.map(mark),
             end: mark(write.end),
+            submitted_at: Instant::now(),
         };
         let cut = lock(&self.keeper).expect_write(pending);
         if let Err(error) = cut {
@@ -186,6 +190,7 @@ impl Keeper {
     /// Everything up to `ticket` is durable in the log store.
     fn committed(&mut self, ticket: u64) -> Result<(), IdentityError> {
         let mut promised = false;
+        self.measure(ticket);
         while self.pending.front().is_some_and(|pending| pending.ticket <= ticket) {
             let Some(done) = self.pending.pop_front() else { break };
             if let Some(hard) = done.hard {
@@ -202,6 +207,18 @@ impl Keeper {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Counts the group that ends with `ticket`, before it is taken from what is pending.
+    fn measure(&self, ticket: u64) {
+        let Some(first) = self.pending.front().filter(|first| first.ticket <= ticket) else {
+            return;
+        };
+        histogram!(metrics::SYNC_SECONDS).record(first.submitted_at.elapsed());
+        let done = self.pending.iter().take_while(|pending| pending.ticket <= ticket);
+        let last = done.last().map_or(Lsn::ZERO, |pending| pending.end.lsn);
+        let entries = u32::try_from(last.0.saturating_sub(self.identity.durable.lsn.0));
+        histogram!(metrics::GROUP_ENTRIES).record(entries.unwrap_or(u32::MAX));
     }
 
     fn save(&mut self) -> Result<(), IdentityError> {

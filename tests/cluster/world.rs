@@ -387,20 +387,23 @@ impl World {
 
     /// A client asks node `index` for a command of about so many bytes.
     pub fn ask(&mut self, index: usize, bytes: usize) {
-        let id = self.next_id;
+        let (id, now) = (self.next_id, self.moment(index));
         let Some(running) = &mut self.nodes[index].running else { return };
         self.next_id += 1;
         self.proposals += 1;
         let mut body = id.to_be_bytes().to_vec();
         body.resize(bytes.max(8), u8::try_from(id % 251).expect("small"));
         let (answer, answered) = oneshot::channel();
-        running.host.propose(Proposal {
-            kind: EntryKind::Kv,
-            body: body.into(),
-            request: None,
-            only_in: None,
-            answer,
-        });
+        running.host.propose(
+            Proposal {
+                kind: EntryKind::Kv,
+                body: body.into(),
+                request: None,
+                only_in: None,
+                answer,
+            },
+            now,
+        );
         self.asked.push(Asked { id, answer: answered });
         self.settle(index);
     }
