@@ -54,6 +54,8 @@ struct Keeper {
     pending: VecDeque<Pending>,
     saved_at: Instant,
     stale: bool,
+    /// A write or a save failed: nothing later counts, since it would be on top of a hole.
+    failed: bool,
 }
 
 struct Pending {
@@ -76,6 +78,7 @@ impl LogStorage {
             pending: VecDeque::new(),
             saved_at: Instant::now(),
             stale: false,
+            failed: false,
         }));
         // Bounded by the writes that the committer's queue holds, one event a group.
         let (events, events_rx) = mpsc::unbounded_channel();
@@ -112,7 +115,8 @@ impl LogStorage {
                 && keeper.pending.is_empty()
                 && keeper.saved_at.elapsed() >= WATERMARK_EVERY
         };
-        if idle && self.backlog.is_empty() {
+        // One idle group after a write is enough; a second would take the next write's ticket.
+        if idle && self.backlog.is_empty() && self.last_ticket.is_multiple_of(2) {
             // An empty group: the committer's thread saves, not this one.
             self.last_ticket += 1;
             self.queue(Batch::default(), self.last_ticket);
@@ -132,12 +136,14 @@ impl LogStorage {
                     self.backlog.push_front((batch, ticket));
                     return;
                 }
-                Err(error) => self.fail(&error),
+                Err(error) => return self.fail(&error),
             }
         }
     }
 
-    fn fail(&self, error: &dyn std::error::Error) {
+    fn fail(&mut self, error: &dyn std::error::Error) {
+        self.backlog.clear();
+        lock(&self.keeper).failed = true;
         // The receiver is gone only while the node stops.
         drop(self.events.send(StorageEvent::Failed(format!("log store: {error}"))));
     }
@@ -154,12 +160,17 @@ impl LogWriter for LogStorage {
             cut_to: write.cut_to.map(mark),
             end: mark(write.end),
         };
-        let cut = lock(&self.keeper).expect_write(pending);
-        if let Err(error) = cut {
-            self.fail(&error);
-            return;
+        let cut = {
+            let mut keeper = lock(&self.keeper);
+            if keeper.failed {
+                return;
+            }
+            keeper.expect_write(pending)
+        };
+        match cut {
+            Ok(()) => self.queue(write.batch, ticket),
+            Err(error) => self.fail(&error),
         }
-        self.queue(write.batch, ticket);
     }
 }
 
@@ -203,7 +214,7 @@ impl Keeper {
     }
 
     fn save(&mut self) -> Result<(), IdentityError> {
-        self.store.save(&self.identity)?;
+        self.store.save(&self.identity).inspect_err(|_| self.failed = true)?;
         self.saved_at = Instant::now();
         self.stale = false;
         Ok(())
@@ -211,10 +222,15 @@ impl Keeper {
 }
 
 fn report(keeper: &Mutex<Keeper>, committed: &Committed) -> StorageEvent {
+    let mut keeper = lock(keeper);
     if let Err(error) = &committed.result {
+        keeper.failed = true;
         return StorageEvent::Failed(format!("log store: {error}"));
     }
-    match lock(keeper).committed(committed.up_to_ticket) {
+    if keeper.failed {
+        return StorageEvent::Failed("an earlier write of the log's storage failed".into());
+    }
+    match keeper.committed(committed.up_to_ticket) {
         Ok(()) => StorageEvent::Written(Ticket(committed.up_to_ticket / 2)),
         Err(error) => StorageEvent::Failed(error.to_string()),
     }
@@ -234,3 +250,6 @@ pub enum StartError {
     #[error("start the committer's thread: {0}")]
     Thread(#[from] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests;
