@@ -22,7 +22,7 @@ fn row(setting: &Setting) -> String {
         Default::Unset(otherwise) => otherwise.to_owned(),
     };
     let (name, kind) = (setting.name(), setting.kind.describe());
-    format!("| `{name}` | {kind} | {default} | {} |\n", setting.help)
+    format!("| `{name}` | {kind} | {default} | {} |\n", setting.full_help())
 }
 
 #[cfg(test)]

@@ -84,7 +84,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{Control, DbAddress, Setting, commented_file, template::Template};
+    use crate::config::{
+        Control, DbAddress, SETTINGS, Setting, commented_file, setting::RESERVED,
+        template::Template,
+    };
 
     const BASE: &str = r#"
         [node]
@@ -110,6 +113,16 @@ mod tests {
         fs::write(&file, text).expect("writes");
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         load(&Sources { file: Some(file), environment: BTreeMap::new(), flags })
+    }
+
+    fn template(dir: &Path) -> Template {
+        Template {
+            node_id: "node-1".parse().expect("valid"),
+            members: Vec::new(),
+            secret_file: dir.join("secret"),
+            data_dir: dir.join("data"),
+            db: true,
+        }
     }
 
     fn refusal(flags: &[&str]) -> String {
@@ -212,6 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn a_reserved_setting_is_warned_of_where_it_is_set_and_stays_out_of_the_commented_file() {
+        let reserved: Vec<_> = SETTINGS.iter().filter(|setting| setting.reserved).collect();
+        assert!(!reserved.is_empty());
+        for setting in reserved {
+            let flag = format!("{}={}", setting.key, setting.example.trim_matches('"'));
+            let loaded = load_with(BASE, &["db.socket=/s", &flag]).expect("loads");
+            let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+            assert_eq!(warnings, [format!("{}: {RESERVED}", setting.key)]);
+        }
+        let dir = directory();
+        let file = commented_file(&template(dir.path()));
+        assert_eq!(load_with(&file, &[]).expect("loads").warnings, []);
+        assert!(file.contains(&format!("# {RESERVED}")), "{file}");
+    }
+
+    #[test]
     fn a_database_by_commands() {
         let flags = [
             "db.host=db.local",
@@ -247,16 +276,9 @@ mod tests {
     #[test]
     fn the_commented_file_loads_with_all_defaults_and_with_all_examples() {
         let dir = directory();
-        let template = Template {
-            node_id: "node-1".parse().expect("valid"),
-            members: Vec::new(),
-            secret_file: dir.path().join("secret"),
-            data_dir: dir.path().join("data"),
-            db: true,
-        };
-        let text = commented_file(&template);
+        let text = commented_file(&template(dir.path()));
         load_with(&text, &[]).expect("the file as written loads");
-        for setting in crate::config::SETTINGS {
+        for setting in SETTINGS {
             assert!(text.contains(&format!("{} = ", Setting::name(setting))), "{}", setting.key);
         }
     }

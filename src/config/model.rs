@@ -134,7 +134,7 @@ pub struct Db {
     pub feed_listen: SocketAddr,
     /// As whom the database connects there.
     pub feed_user: String,
-    /// With what password; `None`: the node makes one and keeps it in `data_dir`.
+    /// With what password; `None`: one that the node derives from the cluster secret.
     pub feed_password: Option<Secret>,
     /// A database that lags more than this does not let its node lead.
     pub apply_lag_max: Duration,

@@ -70,7 +70,12 @@ pub struct Setting {
     pub example: &'static str,
     /// What it does, one or two sentences.
     pub help: &'static str,
+    /// It is accepted and checked, and nothing acts on it in this version.
+    pub reserved: bool,
 }
+
+/// What is said of a reserved setting.
+pub const RESERVED: &str = "Reserved: this version does not use it yet.";
 
 impl Setting {
     /// The setting of that name.
@@ -92,6 +97,14 @@ impl Setting {
     pub fn variable(&self) -> String {
         format!("WOLFSCALE_{}", self.key.replace('.', "_").to_uppercase())
     }
+
+    /// Its help, which begins with [`RESERVED`] where that holds.
+    pub fn full_help(&self) -> String {
+        match self.reserved {
+            true => format!("{RESERVED} {}", self.help),
+            false => self.help.to_owned(),
+        }
+    }
 }
 
 const fn required(
@@ -100,11 +113,21 @@ const fn required(
     example: &'static str,
     help: &'static str,
 ) -> Setting {
-    Setting { key, kind, default: Default::Required, example, help }
+    Setting { key, kind, default: Default::Required, example, help, reserved: false }
 }
 
 const fn with(key: &'static str, kind: Kind, toml: &'static str, help: &'static str) -> Setting {
-    Setting { key, kind, default: Default::Toml(toml), example: toml, help }
+    Setting { key, kind, default: Default::Toml(toml), example: toml, help, reserved: false }
+}
+
+/// A setting that later versions use, and this one only checks.
+const fn reserved(
+    key: &'static str,
+    kind: Kind,
+    toml: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { reserved: true, ..with(key, kind, toml, help) }
 }
 
 const fn unset(
@@ -114,7 +137,7 @@ const fn unset(
     example: &'static str,
     help: &'static str,
 ) -> Setting {
-    Setting { key, kind, default: Default::Unset(otherwise), example, help }
+    Setting { key, kind, default: Default::Unset(otherwise), example, help, reserved: false }
 }
 
 /// The sections, with what each is about.
@@ -194,42 +217,42 @@ pub const SETTINGS: &[Setting] = &[
         "A node stands so much later for each \
         live one that ranks before it; longer than a network round trip.",
     ),
-    with(
+    reserved(
         "cluster.drop_after",
         Kind::Duration,
         "\"700ms\"",
         "Silence after which the leader drops a \
         member; at least `suspect_after`.",
     ),
-    with(
+    reserved(
         "cluster.takeover_after",
         Kind::Duration,
         "\"3s\"",
         "When a survivor without a quorum may \
         go on; longer than `drop_after` + `stand_step` × members. Without effect under `majority`.",
     ),
-    with(
+    reserved(
         "cluster.preempt_after",
         Kind::Duration,
         "\"10s\"",
         "How long a returned lower ID must be \
         stable before it is handed the leadership.",
     ),
-    with(
+    reserved(
         "cluster.slow_member_after",
         Kind::Duration,
         "\"1s\"",
         "When a member whose durable \
         position does not move while entries wait counts as slow.",
     ),
-    with(
+    reserved(
         "cluster.cold_start_wait",
         Kind::Duration,
         "\"5m\"",
         "How long a cold start waits for all \
         members before a quorum goes on.",
     ),
-    with(
+    reserved(
         "cluster.never_leader",
         Kind::Bool,
         "false",
@@ -417,12 +440,12 @@ pub const SETTINGS: &[Setting] = &[
     unset(
         "db.feed_password_file",
         Kind::SecretFile("WOLFSCALE_DB_FEED_PASSWORD"),
-        "a random one, kept in `data_dir`",
+        "derived from the cluster secret",
         "\"/etc/wolfscale/feed-password\"",
         "With what \
         password.",
     ),
-    with(
+    reserved(
         "db.apply_lag_max",
         Kind::Duration,
         "\"30s\"",

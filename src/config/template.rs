@@ -46,7 +46,7 @@ pub fn commented_file(template: &Template) -> String {
 
 fn entry(setting: &Setting, template: &Template) -> String {
     let mut text = String::new();
-    for line in wrap(&setting.help.replace('`', ""), COMMENT_COLUMNS) {
+    for line in wrap(&setting.full_help().replace('`', ""), COMMENT_COLUMNS) {
         text.push_str(&format!("# {line}\n"));
     }
     if let Default::Unset(otherwise) = setting.default {

@@ -9,6 +9,7 @@ use super::{
     },
     reader::Reader,
     secret::{SECRET_BYTES_MIN, Secret},
+    setting::{RESERVED, SETTINGS},
     value::show_duration,
 };
 use crate::types::NodeId;
@@ -49,7 +50,16 @@ pub fn validate(reader: &mut Reader<'_>) -> Option<Config> {
         log: log?,
     };
     distinct_ports(reader, &config);
+    warn_of_reserved(reader);
     reader.problems.is_empty().then_some(config)
+}
+
+fn warn_of_reserved(reader: &mut Reader<'_>) {
+    for setting in SETTINGS.iter().filter(|setting| setting.reserved) {
+        if reader.is_set(setting.key) {
+            reader.warn(setting.key, RESERVED);
+        }
+    }
 }
 
 fn node(reader: &mut Reader<'_>) -> Option<Node> {

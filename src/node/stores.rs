@@ -96,7 +96,8 @@ fn open_identity(
     let Some(lost) = lost else { return Ok((file, true, began)) };
     let notice = format!(
         "this node lost what it had acknowledged ({lost}); it receives the log under a new \
-         incarnation and does not vote until it is admitted again"
+         incarnation and does not vote; this version has no way yet to admit it again: see \
+         docs/operations.md, \"A node that lost its memory\""
     );
     error!(notice, "amnesia");
     notices.push(notice);

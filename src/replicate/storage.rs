@@ -56,6 +56,8 @@ struct Keeper {
     pending: VecDeque<Pending>,
     saved_at: Instant,
     stale: bool,
+    /// A write or a save failed: nothing later counts, since it would be on top of a hole.
+    failed: bool,
 }
 
 struct Pending {
@@ -79,6 +81,7 @@ impl LogStorage {
             pending: VecDeque::new(),
             saved_at: Instant::now(),
             stale: false,
+            failed: false,
         }));
         // Bounded by the writes that the committer's queue holds, one event a group.
         let (events, events_rx) = mpsc::unbounded_channel();
@@ -115,9 +118,8 @@ impl LogStorage {
                 && keeper.pending.is_empty()
                 && keeper.saved_at.elapsed() >= WATERMARK_EVERY
         };
-        // One between two writes: a second would take the next write's ticket.
-        let asked = self.last_ticket % 2 == 1;
-        if idle && !asked && self.backlog.is_empty() {
+        // One idle group after a write is enough; a second would take the next write's ticket.
+        if idle && self.backlog.is_empty() && self.last_ticket.is_multiple_of(2) {
             // An empty group: the committer's thread saves, not this one.
             self.last_ticket += 1;
             self.queue(Batch::default(), self.last_ticket);
@@ -137,12 +139,14 @@ impl LogStorage {
                     self.backlog.push_front((batch, ticket));
                     return;
                 }
-                Err(error) => self.fail(&error),
+                Err(error) => return self.fail(&error),
             }
         }
     }
 
-    fn fail(&self, error: &dyn std::error::Error) {
+    fn fail(&mut self, error: &dyn std::error::Error) {
+        self.backlog.clear();
+        lock(&self.keeper).failed = true;
         // The receiver is gone only while the node stops.
         drop(self.events.send(StorageEvent::Failed(format!("log store: {error}"))));
     }
@@ -160,12 +164,17 @@ impl LogWriter for LogStorage {
             end: mark(write.end),
             submitted_at: Instant::now(),
         };
-        let cut = lock(&self.keeper).expect_write(pending);
-        if let Err(error) = cut {
-            self.fail(&error);
-            return;
+        let cut = {
+            let mut keeper = lock(&self.keeper);
+            if keeper.failed {
+                return;
+            }
+            keeper.expect_write(pending)
+        };
+        match cut {
+            Ok(()) => self.queue(write.batch, ticket),
+            Err(error) => self.fail(&error),
         }
-        self.queue(write.batch, ticket);
     }
 }
 
@@ -222,7 +231,7 @@ impl Keeper {
     }
 
     fn save(&mut self) -> Result<(), IdentityError> {
-        self.store.save(&self.identity)?;
+        self.store.save(&self.identity).inspect_err(|_| self.failed = true)?;
         self.saved_at = Instant::now();
         self.stale = false;
         Ok(())
@@ -230,10 +239,15 @@ impl Keeper {
 }
 
 fn report(keeper: &Mutex<Keeper>, committed: &Committed) -> StorageEvent {
+    let mut keeper = lock(keeper);
     if let Err(error) = &committed.result {
+        keeper.failed = true;
         return StorageEvent::Failed(format!("log store: {error}"));
     }
-    match lock(keeper).committed(committed.up_to_ticket) {
+    if keeper.failed {
+        return StorageEvent::Failed("an earlier write of the log's storage failed".into());
+    }
+    match keeper.committed(committed.up_to_ticket) {
         Ok(()) => StorageEvent::Written(Ticket(committed.up_to_ticket / 2)),
         Err(error) => StorageEvent::Failed(error.to_string()),
     }
@@ -255,40 +269,4 @@ pub enum StartError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        cluster::identity::MemoryIdentity,
-        store::MemoryEngine,
-        types::{Incarnation, NodeId},
-    };
-
-    fn write(ticket: u64) -> LogWrite {
-        let end = (Lsn(ticket), ChainHash::default());
-        LogWrite { ticket: Ticket(ticket), batch: Batch::default(), hard: None, cut_to: None, end }
-    }
-
-    #[tokio::test]
-    async fn many_idle_ticks_take_no_ticket_of_the_next_write() {
-        let node: NodeId = "n1".parse().expect("valid");
-        let identity = MemoryIdentity::new(Identity::new(node, Incarnation(1)));
-        let (mut storage, mut events) =
-            LogStorage::start(Arc::new(MemoryEngine::new()), Box::new(identity)).expect("starts");
-        for ticket in 1..=3 {
-            storage.submit(write(ticket));
-            loop {
-                match events.recv().await.expect("the committer runs") {
-                    StorageEvent::Written(done) if done == Ticket(ticket) => break,
-                    StorageEvent::Written(_) => {}
-                    StorageEvent::Failed(why) => panic!("{why}"),
-                }
-            }
-            // The idle group is asked for once, however long the committer takes for it.
-            let written = committer_ticket(Ticket(ticket));
-            while lock(&storage.keeper).stale && storage.last_ticket == written {
-                storage.tick();
-            }
-            (0..100).for_each(|_| storage.tick());
-        }
-    }
-}
+mod tests;
