@@ -117,7 +117,7 @@ async fn the_leaders_node_alone_is_killed() {
     let killed = Instant::now();
     cluster.kill_node(leader);
     // The first writer's session hangs in the old database: a new client finds the new leader.
-    let newcomer = Writer::start_at(&cluster, NEWCOMER, cluster.others(leader)[0]);
+    let newcomer = Writer::start_among(&cluster, NEWCOMER, &cluster.others(leader));
     let stray = format!("INSERT INTO test.ledger VALUES ({STRAY}, 'past the cluster')");
     let answer = timeout(ALONE, cluster.app(leader, &stray)).await;
     assert!(!matches!(answer, Ok(Ok(()))), "a commit came back OK without the cluster");

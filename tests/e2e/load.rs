@@ -47,14 +47,14 @@ pub struct Writer {
 impl Writer {
     /// Starts one; its ids begin after `first`.
     pub fn start(cluster: &Cluster, first: i64) -> Self {
-        Self::start_at(cluster, first, 0)
+        Self::start_among(cluster, first, &(0..cluster.count()).collect::<Vec<_>>())
     }
 
-    /// As [`Writer::start`]; the node that it tries first is given.
-    pub fn start_at(cluster: &Cluster, first: i64, node: usize) -> Self {
-        let nodes: Vec<_> = (0..cluster.count()).map(|index| cluster.options(index)).collect();
+    /// As [`Writer::start`], to some of the nodes only.
+    pub fn start_among(cluster: &Cluster, first: i64, nodes: &[usize]) -> Self {
+        let nodes: Vec<_> = nodes.iter().map(|node| (*node, cluster.options(*node))).collect();
         let (ledger, tried) = (Arc::default(), Arc::new(AtomicI64::new(first)));
-        let task = tokio::spawn(write(node, nodes, Arc::clone(&ledger), Arc::clone(&tried)));
+        let task = tokio::spawn(write(nodes, Arc::clone(&ledger), Arc::clone(&tried)));
         Self { ledger, tried, task }
     }
 
@@ -135,31 +135,28 @@ async fn counts(cluster: &Cluster, index: usize) -> BTreeMap<i64, u64> {
 }
 
 async fn write(
-    node: usize,
-    nodes: Vec<OptsBuilder>,
+    nodes: Vec<(usize, OptsBuilder)>,
     ledger: Arc<Mutex<Vec<Ack>>>,
     tried: Arc<AtomicI64>,
 ) {
-    let (mut node, mut connection) = (node, None);
+    for (node, options) in nodes.iter().cycle() {
+        if let Some(connection) = connect(options).await {
+            write_to(*node, connection, &ledger, &tried).await;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Writes on one connection until it fails.
+async fn write_to(node: usize, mut connection: Conn, ledger: &Mutex<Vec<Ack>>, tried: &AtomicI64) {
     loop {
-        if connection.is_none() {
-            connection = connect(&nodes[node]).await;
-        }
-        let id = tried.load(Ordering::SeqCst) + 1;
-        match &mut connection {
-            Some(open) => {
-                tried.store(id, Ordering::SeqCst);
-                let insert = format!("INSERT INTO test.ledger VALUES ({id}, 'n{}')", node + 1);
-                match timeout(ANSWER_TIMEOUT, open.query_drop(insert)).await {
-                    Ok(Ok(())) => {
-                        let ack = Ack { id, node, at: Instant::now() };
-                        ledger.lock().expect("no writer panics").push(ack);
-                    }
-                    _ => (node, connection) = ((node + 1) % nodes.len(), None),
-                }
-            }
-            None => node = (node + 1) % nodes.len(),
-        }
+        let id = tried.fetch_add(1, Ordering::SeqCst) + 1;
+        let insert = format!("INSERT INTO test.ledger VALUES ({id}, 'n{}')", node + 1);
+        let Ok(Ok(())) = timeout(ANSWER_TIMEOUT, connection.query_drop(insert)).await else {
+            return;
+        };
+        let ack = Ack { id, node, at: Instant::now() };
+        ledger.lock().expect("no writer panics").push(ack);
         sleep(PAUSE).await;
     }
 }
