@@ -116,8 +116,7 @@ impl Log {
         if recovery.damaged.is_some() {
             reader.cut_after(kept, last)?;
         }
-        let mut shape = Shape::new(reader.runs()?, last).ok_or(LogError::Terms)?;
-        shape.truncate_from(kept.next());
+        let shape = Shape::new(reader.runs()?, kept).ok_or(LogError::Terms)?;
         Ok((Self { shape, last_chain: chain, durable: kept, reader }, recovery))
     }
 
@@ -479,5 +478,133 @@ impl Stored for TermRunV1 {
 impl From<CodecError> for LogError {
     fn from(error: CodecError) -> Self {
         Self::Store(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryEngine;
+
+    fn draft(number: u64, kind: EntryKind, body: &'static [u8]) -> Draft {
+        Draft {
+            term: Term { number, leader: "n1".parse().expect("valid") },
+            kind,
+            part: Part::WHOLE,
+            request: None,
+            body: Bytes::from_static(body),
+        }
+    }
+
+    fn open(engine: &MemoryEngine) -> (Log, Recovery) {
+        Log::open(Arc::new(engine.clone())).expect("it opens")
+    }
+
+    /// A log of five entries in two terms, on disk.
+    fn written(engine: &MemoryEngine) -> Log {
+        let (mut log, _) = open(engine);
+        let mut batch = Batch::default();
+        let config = draft(1, EntryKind::Config, b"configuration");
+        let first = [config, draft(1, EntryKind::Kv, b"a"), draft(1, EntryKind::Kv, b"b")];
+        log.append_drafts(first.to_vec(), &mut batch);
+        let second = [draft(2, EntryKind::Noop, b""), draft(2, EntryKind::Kv, b"c")];
+        log.append_drafts(second.to_vec(), &mut batch);
+        engine.commit(batch, Durability::Durable).expect("memory");
+        log.set_durable(Lsn(5));
+        log
+    }
+
+    #[test]
+    fn a_log_comes_back_as_it_was() {
+        let engine = MemoryEngine::new();
+        let log = written(&engine);
+        let (again, recovery) = open(&engine);
+        assert_eq!((again.shape(), again.last_chain()), (log.shape(), log.last_chain()));
+        assert_eq!(recovery, Recovery { verified: 5, damaged: None });
+        let configurations = again.reader().configurations().expect("readable");
+        assert_eq!(configurations.iter().map(|e| e.lsn).collect::<Vec<_>>(), [Lsn(1)]);
+    }
+
+    #[test]
+    fn a_damaged_entry_ends_the_log_before_it_and_is_reported() {
+        for (at, kept) in [(5, 4), (4, 3), (1, 0)] {
+            let engine = MemoryEngine::new();
+            written(&engine);
+            let key = keys::lsn(Lsn(at));
+            let mut value =
+                engine.get(keys::ENTRIES, &key).expect("memory").expect("there").to_vec();
+            *value.last_mut().expect("not empty") ^= 1;
+            let mut batch = Batch::default();
+            batch.put(keys::ENTRIES, key, value);
+            engine.commit(batch, Durability::Durable).expect("memory");
+
+            let (log, recovery) = open(&engine);
+            let (lsn, what) = recovery.damaged.expect("found");
+            assert_eq!((lsn, log.shape().last_lsn()), (Lsn(at), Lsn(kept)), "{what}");
+            assert!(what.contains("checksum"), "{what}");
+            assert_eq!(open(&engine).1.damaged, None, "what followed is gone for good");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_foreign_entry_ends_the_log_too() {
+        let engine = MemoryEngine::new();
+        written(&engine);
+        let mut batch = Batch::default();
+        batch.delete(keys::ENTRIES, keys::lsn(Lsn(3)));
+        engine.commit(batch, Durability::Durable).expect("memory");
+        let (log, recovery) = open(&engine);
+        assert_eq!(log.shape().last_lsn(), Lsn(2));
+        assert_eq!(recovery.damaged.map(|(lsn, _)| lsn), Some(Lsn(3)));
+
+        let engine = MemoryEngine::new();
+        written(&engine);
+        let stranger = Entry {
+            term: Term { number: 2, leader: "n1".parse().expect("valid") },
+            lsn: Lsn(5),
+            kind: EntryKind::Kv,
+            part: Part::WHOLE,
+            request: None,
+            chain: ChainHash([9; 32]),
+            body: Bytes::from_static(b"c"),
+        };
+        let mut batch = Batch::default();
+        batch.put(keys::ENTRIES, keys::lsn(Lsn(5)), stranger.encode());
+        engine.commit(batch, Durability::Durable).expect("memory");
+        let (log, recovery) = open(&engine);
+        assert_eq!(log.shape().last_lsn(), Lsn(4));
+        assert!(recovery.damaged.expect("found").1.contains("history"));
+    }
+
+    #[test]
+    fn truncation_is_seen_by_readers_and_outlives_a_restart() {
+        let engine = MemoryEngine::new();
+        let mut log = written(&engine);
+        let reader = log.reader();
+        let mut batch = Batch::default();
+        log.truncate_from(Lsn(4), &mut batch).expect("readable");
+        log.append_drafts(vec![draft(3, EntryKind::Kv, b"other")], &mut batch);
+        let read = reader.read(Lsn(3), Lsn(9), usize::MAX).expect("readable");
+        let bodies: Vec<&[u8]> = read.iter().map(|entry| &entry.body[..]).collect();
+        assert_eq!(bodies, [&b"b"[..], b"other"], "before it is on disk");
+        assert_eq!(log.durable(), Lsn(3));
+        engine.commit(batch, Durability::Durable).expect("memory");
+        let (again, recovery) = open(&engine);
+        assert_eq!((again.shape(), again.last_chain()), (log.shape(), log.last_chain()));
+        assert_eq!(recovery.damaged, None);
+    }
+
+    #[test]
+    fn runs_that_are_not_linked_or_of_another_history_are_refused() {
+        let engine = MemoryEngine::new();
+        let log = written(&engine);
+        let entries = log.reader().read(Lsn(4), Lsn(5), usize::MAX).expect("readable");
+        let previous = log.shape().position_at(Lsn(3)).expect("held");
+        let chain = log.chain_at(Lsn(3)).expect("readable");
+        log.check_run(&previous, chain, &entries).expect("its own entries fit");
+        let other = log.check_run(&previous, ChainHash([1; 32]), &entries);
+        assert!(matches!(other, Err(LogError::Chain { .. })), "{other:?}");
+        let gap = log.check_run(&previous, chain, &entries[1..]);
+        assert!(matches!(gap, Err(LogError::Unlinked(Lsn(5)))), "{gap:?}");
     }
 }
