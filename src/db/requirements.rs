@@ -21,8 +21,9 @@ use super::mariadb::{DbError, ServerRun, Session};
 pub const DROP_IN: &str = "/etc/mysql/mariadb.conf.d/99-wolfscale.cnf";
 /// Where the statements for `init_file` go by default.
 pub const INIT_FILE: &str = "/etc/mysql/wolfscale-init.sql";
-/// The oldest server that is supported: `init_rpl_role` truncates from here on.
-pub const VERSION_MIN: (u32, u32) = (10, 6);
+/// The oldest server that is supported: `init_rpl_role` truncates from 10.6 on, and from 10.10 on a
+/// former leader can follow by `MASTER_DEMOTE_TO_SLAVE`.
+pub const VERSION_MIN: (u32, u32) = (10, 10);
 /// What `init_file` runs: after recovery and before the first client.
 pub const INIT_SQL: &str = "SET GLOBAL rpl_semi_sync_master_enabled=1;\n";
 const ROLE: &str = "init_rpl_role";
@@ -375,12 +376,12 @@ mod tests {
 
     #[test]
     fn only_a_recent_mariadb_is_supported() {
-        for good in ["10.6.0-MariaDB", "10.11.19-MariaDB-0+deb12u1-log", "11.8.2-MariaDB"] {
+        for good in ["10.10.2-MariaDB", "10.11.19-MariaDB-0+deb12u1-log", "11.8.2-MariaDB"] {
             assert_eq!(supported(good), Ok(()), "{good}");
         }
-        for bad in ["8.0.36", "9.7.0-log", "10.5.27-MariaDB", "5.5.5"] {
+        for bad in ["8.0.36", "9.7.0-log", "10.6.21-MariaDB", "5.5.5"] {
             let words = supported(bad).expect_err("refused").to_string();
-            assert!(words.contains(bad) && words.contains("MariaDB 10.6"), "{words}");
+            assert!(words.contains(bad) && words.contains("MariaDB 10.10"), "{words}");
         }
     }
 
