@@ -19,7 +19,8 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub enum Durability {
     /// Survives a power cut (fdatasync'ed), and so does everything committed before.
     Durable,
-    /// Visible to readers; may be lost by a power cut until the next [`Engine::sync`].
+    /// Visible to readers; may be lost by a power cut, or when the process is killed, until the
+    /// next [`Engine::sync`] or durable commit: whole commits, the newest first.
     Volatile,
 }
 

@@ -6,12 +6,16 @@
 //! - **No blob files.** Messages over a quarter of a segment go to files of their own, which sled
 //!   does not sync. Segments of 16 MiB and values of at most [`VALUE_BYTES_MAX`] keep all inline.
 //! - **One tree.** The space is the first byte of the key, so a batch is atomic across spaces.
+//! - **Volatile commits gather in memory** and reach sled as one batch, at the next sync or durable
+//!   commit, or when they weigh [`PENDING_BYTES_MAX`]: each `apply_batch` costs two writes of the
+//!   disk, each of which wakes all of sled's threads. Reads see them at once.
 //! - **A failed write is the end.** After it the engine refuses every commit; reads go on.
 //! - **Panics are caught.** sled panics on damaged files; that becomes [`StoreError::Damaged`].
 //!
 //! `flush_async` is never used: several at a time deadlock sled's thread pool.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fmt,
     fs::{self, File},
@@ -19,7 +23,7 @@ use std::{
     ops::RangeBounds,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -40,6 +44,9 @@ const LOG_FILE: &str = "db";
 /// How long to wait for another holder of the database to let go.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOCK_WAIT_STEP: Duration = Duration::from_millis(10);
+/// Volatile changes go to sled once their keys and values weigh this much, in bytes: that takes a
+/// few milliseconds, in which reads wait.
+const PENDING_BYTES_MAX: usize = 64 << 10;
 /// How much a snapshot copies in one batch.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -62,11 +69,21 @@ pub struct SledEngine {
     path: PathBuf,
     options: SledOptions,
     db: sled::Db,
-    /// Held for reading by scans and for writing while a batch is applied: a scan sees all of a
-    /// batch or nothing of it.
-    batches: RwLock<()>,
+    /// Held for reading by reads and for writing while a batch is applied: a scan sees all of a
+    /// batch or nothing of it. Changed only by whoever also holds `writer`.
+    pending: RwLock<Pending>,
     writer: Mutex<Writer>,
 }
+
+/// Volatile changes that sled does not have yet.
+#[derive(Debug, Default)]
+struct Pending {
+    /// The value of each changed key, by its full key; `None` for those that are deleted.
+    changes: Changes,
+    bytes: usize,
+}
+
+type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 #[derive(Debug)]
 struct Writer {
@@ -100,7 +117,8 @@ impl SledEngine {
             .map_err(|e| StoreError::WriteFailed { path: path.clone(), what: e.to_string() })?;
         let log_file = File::open(path.join(LOG_FILE)).map_err(|e| failed(e.to_string()))?;
         let writer = Writer { log_file, unsynced: false, failed: None };
-        Ok(Self { path, options, db, batches: RwLock::new(()), writer: Mutex::new(writer) })
+        let pending = RwLock::default();
+        Ok(Self { path, options, db, pending, writer: Mutex::new(writer) })
     }
 
     /// The database's directory.
@@ -131,29 +149,42 @@ impl SledEngine {
         Err(self.write_failed(what))
     }
 
-    fn apply(&self, writer: &mut Writer, batch: Batch) -> Result<(), StoreError> {
+    fn pending(&self) -> RwLockReadGuard<'_, Pending> {
+        self.pending.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a batch to what is pending, and gives that to sled if it has become much.
+    fn take(&self, writer: &mut Writer, batch: Batch) -> Result<(), StoreError> {
         let changes = self.resolve(batch)?;
-        if changes.is_empty() {
+        writer.unsynced |= !changes.is_empty();
+        let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
+        pending.take(changes);
+        let much = pending.bytes > PENDING_BYTES_MAX;
+        drop(pending);
+        if much { self.hand_over(writer) } else { Ok(()) }
+    }
+
+    /// Gives sled what is pending.
+    fn hand_over(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
+        if pending.changes.is_empty() {
             return Ok(());
         }
-        let mut resolved = sled::Batch::default();
-        for (key, value) in changes {
+        let mut batch = sled::Batch::default();
+        for (key, value) in std::mem::take(&mut *pending).changes {
             match value {
-                Some(value) => resolved.insert(key, &value[..]),
-                None => resolved.remove(key),
+                Some(value) => batch.insert(key, &value[..]),
+                None => batch.remove(key),
             }
         }
-        writer.unsynced = true;
-        self.step(writer, |_| {
-            let _alone = self.batches.write().unwrap_or_else(PoisonError::into_inner);
-            self.db.apply_batch(resolved).map_err(io_error)
-        })
+        self.step(writer, |_| self.db.apply_batch(batch).map_err(io_error))
     }
 
     fn make_durable(&self, writer: &mut Writer) -> Result<(), StoreError> {
         if !writer.unsynced {
             return Ok(());
         }
+        self.hand_over(writer)?;
         self.step(writer, |writer| {
             self.db.flush().map_err(io_error)?;
             rustix::fs::fdatasync(&writer.log_file)?;
@@ -163,8 +194,8 @@ impl SledEngine {
     }
 
     /// What the batch comes to for each key. A range costs memory for each key that it removes.
-    fn resolve(&self, batch: Batch) -> Result<BTreeMap<Vec<u8>, Option<Bytes>>, StoreError> {
-        let mut changes = BTreeMap::new();
+    fn resolve(&self, batch: Batch) -> Result<Changes, StoreError> {
+        let mut changes = Changes::new();
         for change in batch.0 {
             match change {
                 Change::Put(space, key, value) => {
@@ -176,6 +207,9 @@ impl SledEngine {
                 Change::DeleteRange(space, from, to) if from < to => {
                     let range = full_key(space, &from)..full_key(space, &to);
                     changes.range_mut(range.clone()).for_each(|(_, value)| *value = None);
+                    let pending = self.pending();
+                    let keys = pending.changes.range(range.clone()).map(|(key, _)| key.clone());
+                    changes.extend(keys.map(|key| (key, None)));
                     changes.extend(self.keys(range)?.into_iter().map(|key| (key, None)));
                 }
                 Change::DeleteRange(..) => {}
@@ -227,6 +261,56 @@ impl SledEngine {
     }
 }
 
+/// Closed, it has all that was committed.
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        if let Ok(mut writer) = self.writer() {
+            // Only volatile changes are concerned, which promised nothing.
+            let _lost = self.hand_over(&mut writer);
+        }
+    }
+}
+
+impl Pending {
+    fn take(&mut self, changes: Changes) {
+        for (key, value) in changes {
+            self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            self.changes.insert(key, value);
+        }
+    }
+}
+
+/// At most `limit` rows of sled with changes laid over them, both in the order of `compare`.
+fn lay_over<'a>(
+    rows: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+    over: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Bytes>)>,
+    compare: impl Fn(&[u8], &[u8]) -> Ordering,
+    limit: usize,
+) -> sled::Result<Rows> {
+    let (mut rows, mut over) = (rows.peekable(), over.peekable());
+    let mut found = Rows::new();
+    while found.len() < limit {
+        let order = match (rows.peek(), over.peek()) {
+            (None, None) => break,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(Ok((key, _))), Some((changed, _))) => compare(key, changed),
+            (Some(_), _) => Ordering::Less,
+        };
+        let row = if order.is_gt() { None } else { rows.next().transpose()? };
+        let change = if order.is_lt() { None } else { over.next() };
+        match (change, row) {
+            (Some((key, Some(value))), _) => {
+                found.push((Bytes::copy_from_slice(&key[1..]), value.clone()));
+            }
+            (None, Some((key, value))) => {
+                found.push((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&value)));
+            }
+            (Some((_, None)), _) | (None, None) => {}
+        }
+    }
+    Ok(found)
+}
+
 /// Without its contents, which sled's own `Debug` prints in full.
 impl fmt::Debug for SledEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,7 +320,12 @@ impl fmt::Debug for SledEngine {
 
 impl Engine for SledEngine {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.read(|| self.db.get(full_key(space, key)))?;
+        let key = full_key(space, key);
+        let pending = self.pending();
+        if let Some(value) = pending.changes.get(&key) {
+            return Ok(value.clone());
+        }
+        let value = self.read(|| self.db.get(key))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -251,15 +340,14 @@ impl Engine for SledEngine {
         if from >= to {
             return Ok(Rows::new());
         }
-        let row = |row: sled::Result<(sled::IVec, sled::IVec)>| {
-            row.map(|(k, v)| (Bytes::copy_from_slice(&k[1..]), Bytes::copy_from_slice(&v)))
-        };
+        let range = full_key(space, from)..full_key(space, to);
+        let pending = self.pending();
+        let over = pending.changes.range(range.clone());
         self.read(|| {
-            let _whole_batches = self.batches.read().unwrap_or_else(PoisonError::into_inner);
-            let range = self.db.range(full_key(space, from)..full_key(space, to));
+            let rows = self.db.range(range);
             match direction {
-                Direction::Forward => range.take(limit).map(row).collect(),
-                Direction::Backward => range.rev().take(limit).map(row).collect(),
+                Direction::Forward => lay_over(rows, over, |a, b| a.cmp(b), limit),
+                Direction::Backward => lay_over(rows.rev(), over.rev(), |a, b| b.cmp(a), limit),
             }
         })
     }
@@ -267,7 +355,7 @@ impl Engine for SledEngine {
     fn commit(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
         check_values(&batch)?;
         let mut writer = self.writer()?;
-        self.apply(&mut writer, batch)?;
+        self.take(&mut writer, batch)?;
         match durability {
             Durability::Durable => self.make_durable(&mut writer),
             Durability::Volatile => Ok(()),
@@ -281,7 +369,8 @@ impl Engine for SledEngine {
     /// Commits wait until the copy is done: sled has no consistent view of a past moment.
     fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
         check_vacant(to)?;
-        let _no_commits = self.writer()?;
+        let mut writer = self.writer()?;
+        self.hand_over(&mut writer)?;
         self.copy_to(&SledEngine::open(to, self.options)?)
     }
 
