@@ -5,9 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Written apart from the page that names it; held like the rest once it is there.
-const PENDING: [&str; 1] = ["docs/performance.md"];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -31,10 +28,6 @@ fn pages() -> Vec<(PathBuf, String)> {
         (path, text)
     };
     pages.into_iter().map(read).collect()
-}
-
-fn is_pending(path: &Path) -> bool {
-    !path.exists() && PENDING.iter().any(|pending| path.ends_with(pending))
 }
 
 /// What stands in `](…)`, without web addresses and places on the same page.
@@ -72,7 +65,7 @@ fn every_link_resolves() {
         let directory = page.parent().expect("a file has one");
         for link in links(&text) {
             let target = directory.join(link);
-            let there = target.exists() || is_pending(&target);
+            let there = target.exists();
             assert!(there, "{} links {link}", page.display());
             checked += 1;
         }
@@ -104,9 +97,6 @@ fn every_named_test_exists() {
     for (page, text) in pages() {
         for (file, test) in named_tests(&text) {
             let source = source_of(file);
-            if is_pending(&source) {
-                continue;
-            }
             let text = fs::read_to_string(&source).unwrap_or_else(|error| {
                 panic!("{}: {file}::{test}: {}: {error}", page.display(), source.display())
             });
