@@ -14,6 +14,7 @@ readonly LONG=(
     "capture|db|capture::figures|what capture adds to a commit, by a real MariaDB"
     "failover|e2e|failover::acknowledged_writes_survive_many|fifteen leaders killed under load, nothing acknowledged lost"
     "transport|edge|transport::measure|latency and throughput of the peers' streams"
+    "figures|bench|figures::measure|commits, lag and failover beside plain and semi-sync MariaDB"
 )
 
 list_long() {
