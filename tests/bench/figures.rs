@@ -390,7 +390,7 @@ impl Figures {
 }
 
 /// Without the noisy ones, unless all are.
-fn quiet_if_any<'a, T>(all: Vec<&'a T>, sample: impl Fn(&T) -> &Sample) -> Vec<&'a T> {
+fn quiet_if_any<T>(all: Vec<&T>, sample: impl Fn(&T) -> &Sample) -> Vec<&T> {
     let quiet: Vec<_> = all.iter().copied().filter(|one| !sample(one).is_noisy()).collect();
     if quiet.is_empty() { all } else { quiet }
 }
