@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{EnvFilter, fmt};
 use wolfscale::{
-    config::{self, Loaded, LogFormat, Member, Sources, Template},
+    config::{self, Config, Loaded, LogFormat, Member, Sources, Template},
     db::mariadb::MariaDb,
     metrics,
     node::{self, NodeError},
@@ -129,10 +129,7 @@ fn start(arguments: Configured) -> anyhow::Result<ExitCode> {
     let settings = SupervisorSettings {
         program: std::env::current_exe().context("find this program")?,
         lease: config.cluster.timing.lease,
-        fence: config.db.as_ref().map(|db| Fence {
-            control: node::control(&db.control),
-            db: MariaDb::new(node::admin_settings(db)),
-        }),
+        fence: fence(&config),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(ExitCode::from(runtime.block_on(supervisor::run(settings, child))))
@@ -149,6 +146,14 @@ fn child_arguments(arguments: &Configured) -> Vec<OsString> {
     child
 }
 
+/// How parent and child fence the local database, if there is one.
+fn fence(config: &Config) -> Option<Fence> {
+    config.db.as_ref().map(|db| Fence {
+        control: node::control(&db.control),
+        db: MariaDb::new(node::admin_settings(db)),
+    })
+}
+
 /// The child: the node itself, for as long as its parent lives.
 fn run_node(arguments: Configured) -> anyhow::Result<ExitCode> {
     let config = match load(arguments) {
@@ -156,10 +161,7 @@ fn run_node(arguments: Configured) -> anyhow::Result<ExitCode> {
         Err(_) => return Ok(ExitCode::from(supervisor::EXIT_REFUSED)),
     };
     trace(&config.log);
-    let fence = config.db.as_ref().map(|db| Fence {
-        control: node::control(&db.control),
-        db: MariaDb::new(node::admin_settings(db)),
-    });
+    let fence = fence(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(node::run(config, supervisor::parent_gone()));
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };

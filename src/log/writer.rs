@@ -41,9 +41,9 @@ pub enum SubmitError {
     /// One of its values is too large.
     #[error(transparent)]
     Rejected(StoreError),
-    /// [`COMMITS_WAITING_MAX`] batches wait already.
+    /// [`COMMITS_WAITING_MAX`] batches wait already; the batch comes back.
     #[error("{COMMITS_WAITING_MAX} batches wait for the disk already")]
-    Full,
+    Full(Batch),
     /// The committer's thread is gone: it panicked.
     #[error("the committer has ended")]
     Ended,
@@ -132,7 +132,7 @@ impl Committer {
     ) -> Result<(), SubmitError> {
         self.queue(Request { batch, durability, ticket }, |requests_tx, request| {
             requests_tx.try_send(request).map_err(|e| match e {
-                TrySendError::Full(_) => SubmitError::Full,
+                TrySendError::Full(request) => SubmitError::Full(request.batch),
                 TrySendError::Disconnected(_) => SubmitError::Ended,
             })
         })
@@ -399,7 +399,7 @@ mod tests {
             committer.try_submit(put(ticket), Durability::Volatile, ticket).expect("has room");
         }
         let full = committer.try_submit(put(last + 1), Durability::Volatile, last + 1);
-        assert!(matches!(full, Err(SubmitError::Full)), "{full:?}");
+        assert!(matches!(full, Err(SubmitError::Full(_))), "{full:?}");
         gate_tx.send(()).expect("runs");
         gate_tx.send(()).expect("runs");
         drop(committer);

@@ -1,10 +1,12 @@
 //! From what is on disk to a running replica.
 
-use super::replica::{CommittedV1, FoundingPlan, HardState, Replica, Start, Timing};
+use super::replica::{
+    CommittedV1, FoundingPlan, HardState, Replica, Start, Timing, configuration_in,
+};
 use crate::{
     clock::Moment,
-    cluster::membership::{Configuration, Fork},
-    log::{Log, LogError, entry::EntryKind},
+    cluster::membership::Configuration,
+    log::{Log, LogError},
     store::{
         Engine, StoreError,
         codec::{self, CodecError},
@@ -57,13 +59,10 @@ pub fn start_replica(engine: &dyn Engine, log: &Log, boot: Boot) -> Result<Repli
 
 /// The configurations in a log, oldest first.
 pub fn configurations(log: &Log) -> Result<Vec<(Lsn, Configuration)>, LogError> {
-    let decode = |kind, body: &[u8]| -> Result<Configuration, CodecError> {
-        match kind {
-            EntryKind::Fork => Ok(Fork::decode(body)?.configuration),
-            _ => Configuration::decode(body),
-        }
-    };
     let entries = log.reader().configurations()?;
-    let decoded = entries.iter().map(|entry| Ok((entry.lsn, decode(entry.kind, &entry.body)?)));
+    let decoded = entries.iter().filter_map(|entry| {
+        let found = configuration_in(entry).transpose()?;
+        Some(found.map(|configuration| (entry.lsn, configuration)))
+    });
     decoded.collect::<Result<_, CodecError>>().map_err(|error| StoreError::from(error).into())
 }

@@ -133,9 +133,9 @@ impl LogStorage {
 
     fn drain_backlog(&mut self) {
         while let Some((batch, ticket)) = self.backlog.pop_front() {
-            match self.committer.try_submit(batch.clone(), Durability::Durable, ticket) {
+            match self.committer.try_submit(batch, Durability::Durable, ticket) {
                 Ok(()) => {}
-                Err(SubmitError::Full) => {
+                Err(SubmitError::Full(batch)) => {
                     self.backlog.push_front((batch, ticket));
                     return;
                 }

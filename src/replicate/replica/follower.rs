@@ -11,6 +11,7 @@ use crate::{
     cluster::membership::{Configuration, Fork},
     log::entry::{Entry, EntryKind},
     replicate::message::{Append, Appended, Message},
+    store::codec::CodecError,
     types::{Lsn, NodeId, Term},
 };
 
@@ -130,11 +131,11 @@ impl Replica {
     }
 }
 
-fn configuration_in(entry: &Entry) -> Result<Option<Configuration>, String> {
+/// The configuration that an entry brings, if it is of a kind that does.
+pub fn configuration_in(entry: &Entry) -> Result<Option<Configuration>, CodecError> {
     match entry.kind {
         EntryKind::Config => Configuration::decode(&entry.body).map(Some),
         EntryKind::Fork => Fork::decode(&entry.body).map(|fork| Some(fork.configuration)),
-        _ => return Ok(None),
+        _ => Ok(None),
     }
-    .map_err(|e| e.to_string())
 }

@@ -28,6 +28,7 @@ mod tests;
 mod timing;
 
 pub use effect::{CommittedV1, Effect, Entries, HardState, Ticket, Write};
+pub use follower::configuration_in;
 pub use founding::FoundingPlan;
 pub use peers::Peer;
 pub use state::{Replica, Start};
