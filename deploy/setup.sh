@@ -11,6 +11,8 @@ readonly SETUP_PACKAGES=(
     e2fsprogs util-linux procps curl ca-certificates git
 )
 readonly SETUP_RUST=1.95.0
+# Debian 12's own packages of a Rust that is new enough, from its security updates.
+readonly SETUP_RUST_PACKAGES=(cargo-web rustc-web rust-web-clippy rustfmt-web)
 readonly SETUP_TARGET_MIB_MAX=12288
 readonly SETUP_POLICY=/usr/sbin/policy-rc.d
 
@@ -68,10 +70,28 @@ setup_rust_suits() {
         cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1
 }
 
+# Whether the distribution has a Rust that is new enough, and installing it replaces no other one.
+setup_rust_packaged() {
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 1
+    ! setup_installed cargo && ! setup_installed rustc || return 1
+    apt-get -qq -o Dpkg::Use-Pty=0 update >/dev/null || return 1
+    local candidate
+    candidate=$(apt-cache policy "${SETUP_RUST_PACKAGES[0]}" 2>/dev/null |
+        sed -n 's/^ *Candidate: //p')
+    [[ -n $candidate && $candidate != '(none)' ]] &&
+        dpkg --compare-versions "$candidate" ge "$SETUP_RUST"
+}
+
 setup_rust() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
     export PATH
     ! setup_rust_suits || return 0
+    if ! command -v rustup >/dev/null && setup_rust_packaged; then
+        setup_say "installing Rust from Debian's packages: ${SETUP_RUST_PACKAGES[*]}"
+        setup_apt "${SETUP_RUST_PACKAGES[@]}"
+        hash -r
+        ! setup_rust_suits || return 0
+    fi
     local wanted=(--profile minimal --component clippy --component rustfmt)
     if command -v rustup >/dev/null; then
         setup_say "installing Rust $SETUP_RUST by rustup"
