@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::oneshot;
 use wolfscale::{
-    apply::{Applier, ApplyError, Command, StateCheck, StateMachine, check_state},
+    apply::{Applier, ApplyError, Command, StateCheck, StateMachine, View, check_state},
     clock::Moment,
     cluster::membership::Policy,
     log::{EntrySource, Log, entry::EntryKind},
@@ -26,7 +26,7 @@ use wolfscale::{
         role::RoleView,
         transport::Transport,
     },
-    store::{Batch, Direction, Durability, Engine, MemoryEngine, Space},
+    store::{Direction, Durability, Engine, MemoryEngine, Space},
     types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId},
 };
 
@@ -152,10 +152,10 @@ impl StateMachine for Tally {
         EntryKind::Kv
     }
 
-    fn apply(&mut self, command: &Command, batch: &mut Batch) -> Result<(), ApplyError> {
+    fn apply(&mut self, command: &Command, state: &mut View<'_>) -> Result<Bytes, ApplyError> {
         let key = [&command.body[..8], &command.at.lsn.0.to_be_bytes()].concat();
-        batch.put(TALLY, key, Bytes::from((command.body.len() as u64).to_be_bytes().to_vec()));
-        Ok(())
+        state.put(TALLY, key, Bytes::from((command.body.len() as u64).to_be_bytes().to_vec()));
+        Ok(Bytes::new())
     }
 }
 
