@@ -3,6 +3,7 @@
 mod admin;
 mod command_line;
 mod docs;
+mod kv;
 mod layout;
 #[path = "../support/ports.rs"]
 mod ports;
