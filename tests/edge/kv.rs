@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -142,12 +144,16 @@ impl Nodes {
     }
 
     async fn client(&self, index: usize) -> Client {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.endpoint(index)));
-        let channel = endpoint.expect("an address").connect().await.expect("connects");
-        let token = Secret::new(SECRET).derive("wolfscale api token v1");
-        let bearer = format!("Bearer {}", token.expose_text()).parse().expect("text");
-        KvClient::with_interceptor(channel, Bearer(bearer))
+        connect(&self.endpoint(index)).await.expect("connects")
     }
+}
+
+async fn connect(endpoint: &str) -> Result<Client, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).expect("an address");
+    let channel = endpoint.connect().await?;
+    let token = Secret::new(SECRET).derive("wolfscale api token v1");
+    let bearer = format!("Bearer {}", token.expose_text()).parse().expect("text");
+    Ok(KvClient::with_interceptor(channel, Bearer(bearer)))
 }
 
 impl Drop for Nodes {
@@ -220,4 +226,157 @@ async fn a_key_is_written_and_read_through_any_node() {
     let channel = channel.expect("an address").connect().await.expect("connects");
     let refused = KvClient::new(channel).get(wire::KvGetRequest::default()).await;
     assert_eq!(refused.expect_err("no token").code(), tonic::Code::Unauthenticated);
+}
+
+/// The details of a failed call.
+fn details(status: &Status) -> wire::KvError {
+    let details = wire::KvStatusDetails::decode(status.details()).expect("details");
+    let detail = details.details.into_iter().next().expect("one");
+    assert_eq!(detail.type_url, "type.googleapis.com/wolfscale.v1.KvError");
+    wire::KvError::decode(detail.value).expect("a KvError")
+}
+
+/// A request of a session, sent to the nodes in turn until one answers; its revision.
+#[derive(Clone)]
+struct Sender {
+    endpoints: Vec<String>,
+    session: Bytes,
+}
+
+impl Sender {
+    async fn put(&self, number: u64, first: usize) -> wire::KvApplied {
+        let session = self.session.clone();
+        let call = wire::KvPutRequest {
+            key: "k".into(),
+            value: number.to_string().into(),
+            lease_id: 0,
+            request: Some(wire::KvRequestId { session, number }),
+        };
+        let deadline = Instant::now() + SOON;
+        for node in (first..).map(|n| n % self.endpoints.len()) {
+            assert!(Instant::now() < deadline, "request {number} is never answered");
+            let Ok(mut client) = connect(&self.endpoints[node]).await else {
+                // A node that is down refuses at once: give way to those that elect a leader.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            match client.put(call.clone()).await {
+                Ok(done) => return done.into_inner().applied.expect("always there"),
+                // No details: the node died with the call.
+                Err(lost) if lost.details().is_empty() => {}
+                Err(failed) => assert!(details(&failed).may_retry, "{failed:?}"),
+            }
+        }
+        unreachable!("the nodes are asked in turn for ever")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_happens_once_through_the_death_of_the_leader() {
+    const REQUESTS: u64 = 60;
+    let mut nodes = Nodes::founded().await;
+    let open = wire::KvSessionOpenRequest { session: Bytes::new(), ttl_ms: 600_000 };
+    let opened = nodes.client(1).await.session_open(open).await.expect("opens").into_inner();
+    let sender = Sender {
+        endpoints: (0..3).map(|index| nodes.endpoint(index)).collect(),
+        session: opened.session,
+    };
+    let (mut kills, mut again) = (0, 0);
+    for number in 1..=REQUESTS {
+        let first = usize::try_from(number).expect("small") % 3;
+        let dies = number % 20 == 10;
+        let leader = if dies { nodes.leader().await } else { 0 };
+        // On its way while the leader dies: nobody knows what became of it, and it is sent again.
+        let (one, two) = (sender.clone(), sender.clone());
+        let sent = tokio::spawn(async move { one.put(number, first).await });
+        let twice = tokio::spawn(async move { two.put(number, first + 1).await });
+        if dies {
+            nodes.kill(leader);
+            kills += 1;
+        }
+        let (done, same) = (sent.await.expect("joins"), twice.await.expect("joins"));
+        assert_eq!(done.revision, same.revision, "request {number} has two revisions");
+        again += u64::from(done.repeated) + u64::from(same.repeated);
+        if dies {
+            nodes.start(leader);
+        }
+    }
+    assert!(kills == 3 && again >= REQUESTS, "{kills} kills, {again} answers of earlier attempts");
+
+    for index in 0..3 {
+        let get = wire::KvGetRequest { key: "k".into(), ..Default::default() };
+        let got = nodes.client(index).await.get(get).await.expect("answers").into_inner();
+        let pair = got.pair.expect("is there");
+        assert_eq!(pair.value, REQUESTS.to_string(), "n{} is linearizable", index + 1);
+    }
+    // Every change that there ever was, of each node's own history.
+    for index in 0..3 {
+        let watch = wire::KvWatchRequest { from_revision: 1, ..Default::default() };
+        let mut told = nodes.client(index).await.watch(watch).await.expect("begins").into_inner();
+        let mut values: Vec<u64> = Vec::new();
+        while values.last() != Some(&REQUESTS) {
+            let message = told.message().await.expect("goes on").expect("goes on");
+            let text = |event: &wire::KvEvent| event.value.clone().expect("only puts").to_vec();
+            let number = |event| String::from_utf8(text(event)).expect("text").parse::<u64>();
+            values.extend(message.events.iter().map(|event| number(event).expect("a number")));
+        }
+        assert_eq!(values, (1..=REQUESTS).collect::<Vec<_>>(), "n{}", index + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_everywhere_and_a_watch_tells_it() {
+    let nodes = Nodes::founded().await;
+    let (mut one, mut two) = (nodes.client(0).await, nodes.client(1).await);
+    let watch = wire::KvWatchRequest { from: "l".into(), to: "m".into(), from_revision: 0 };
+    let mut told = two.watch(watch).await.expect("begins").into_inner();
+    let begun = told.message().await.expect("begins").expect("begins");
+    assert!(begun.events.is_empty(), "it says that it has begun");
+
+    let began = Instant::now();
+    let grant = wire::KvLeaseGrantRequest { lease_id: 0, ttl_ms: 1_000, request: None };
+    let lease_id = two.lease_grant(grant).await.expect("opens").into_inner().lease_id;
+    let put = |key: &'static str, lease_id| wire::KvPutRequest {
+        key: key.into(),
+        value: "v".into(),
+        lease_id,
+        request: None,
+    };
+    let set = one.put(put("leased", lease_id)).await.expect("is set").into_inner();
+    let set = set.applied.expect("always there").revision;
+    one.put(put("other", 0)).await.expect("is set");
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        events.extend(told.message().await.expect("goes on").expect("goes on").events);
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    let seen: Vec<_> = events.iter().map(|e| (&e.key[..], e.value.is_some(), e.lease_id)).collect();
+    assert_eq!(seen, [(&b"leased"[..], true, lease_id), (&b"leased"[..], false, lease_id)]);
+    assert_eq!((events[0].revision, events[1].previous_revision), (set, set));
+    let get = wire::KvGetRequest { key: "leased".into(), ..Default::default() };
+    assert_eq!(one.get(get).await.expect("answers").into_inner().pair, None);
+    let keep = wire::KvLeaseKeepAliveRequest { lease_id, request: None };
+    let failed = two.lease_keep_alive(keep).await.expect_err("it has ended");
+    assert_eq!(details(&failed).code(), wire::kv_error::Code::LeaseUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_an_expired_session_is_rejected_as_such() {
+    let nodes = Nodes::founded().await;
+    let mut client = nodes.client(2).await;
+    let open = wire::KvSessionOpenRequest { session: Bytes::new(), ttl_ms: 1_000 };
+    let session = client.session_open(open).await.expect("opens").into_inner().session;
+    let deadline = Instant::now() + SOON;
+    let failed = loop {
+        let request = Some(wire::KvRequestId { session: session.clone(), number: 1 });
+        let put = wire::KvPutRequest { key: "k".into(), request, ..Default::default() };
+        match client.put(put).await {
+            Err(failed) => break failed,
+            Ok(_) => assert!(Instant::now() < deadline, "it never expires"),
+        }
+    };
+    let error = details(&failed);
+    assert_eq!(failed.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(error.code(), wire::kv_error::Code::SessionUnknown);
+    assert_eq!((error.happened(), error.may_retry), (wire::kv_error::Happened::No, false));
 }
