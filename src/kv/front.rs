@@ -15,6 +15,7 @@ use super::{
     limits::{REQUESTS_WAITING_MAX, WATCHES_MAX},
     machine::invalid,
     outcome::KvOutcome,
+    read_index,
     reader::{KeyRange, KvReader},
     watch::Watch,
 };
@@ -53,8 +54,8 @@ pub struct FrontParts {
     pub outcomes: Outcomes,
     /// The state.
     pub reader: KvReader,
-    /// Where read indexes come from ([`super::read_index`]).
-    pub reads: mpsc::Sender<oneshot::Sender<Option<Lsn>>>,
+    /// Where read indexes come from.
+    pub reads: mpsc::Sender<read_index::Waiting>,
 }
 
 /// The KV of one node. Cheap to clone.

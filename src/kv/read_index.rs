@@ -6,16 +6,18 @@ use tokio_util::sync::CancellationToken;
 use super::limits::REQUESTS_WAITING_MAX;
 use crate::{replicate::driver::Request, types::Lsn};
 
+/// A read that waits for its index; it gets `None` where this node does not lead.
+pub type Waiting = oneshot::Sender<Option<Lsn>>;
+
 /// The ends of the queue of reads: the front's and the task's.
-pub fn channel()
--> (mpsc::Sender<oneshot::Sender<Option<Lsn>>>, mpsc::Receiver<oneshot::Sender<Option<Lsn>>>) {
+pub fn channel() -> (mpsc::Sender<Waiting>, mpsc::Receiver<Waiting>) {
     mpsc::channel(REQUESTS_WAITING_MAX)
 }
 
 /// Asks the replica, one question at a time, until it is stopped. A read is answered by a question
 /// that was asked after it came, never by one that was on its way already.
 pub async fn run(
-    mut reads: mpsc::Receiver<oneshot::Sender<Option<Lsn>>>,
+    mut reads: mpsc::Receiver<Waiting>,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {

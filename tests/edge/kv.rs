@@ -380,3 +380,35 @@ async fn a_request_of_an_expired_session_is_rejected_as_such() {
     assert_eq!(error.code(), wire::kv_error::Code::SessionUnknown);
     assert_eq!((error.happened(), error.may_retry), (wire::kv_error::Happened::No, false));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wolfctl_kv_does_each_thing_and_tells_by_its_exit_code() {
+    let nodes = Nodes::founded().await;
+    let lease = nodes.done(&[1], &["lease", "grant", "--ttl", "60s"]).await["lease_id"].to_string();
+    let session = nodes.done(&[2], &["session", "open", "--ttl", "1m"]).await;
+    let session = session["session"].as_str().expect("hex").to_owned();
+    let put = ["put", "a", "1", "--lease", &lease, "--session", &session, "--request", "1"];
+    let first = nodes.done(&[0], &put).await;
+    let again = nodes.done(&[1], &put).await;
+    assert_eq!((&first["repeated"], &again["repeated"]), (&false.into(), &true.into()));
+    assert_eq!(first["revision"], again["revision"]);
+    let got = nodes.done(&[2], &["get", "a", "--stale"]).await;
+    assert_eq!(got["pair"]["lease_id"].to_string(), lease);
+
+    nodes.done(&[0], &["session", "keep-alive", &session, "--answered", "1"]).await;
+    assert_eq!(nodes.kv(&[0], &put).await.0, 4, "its answer is forgotten");
+    nodes.done(&[0], &["session", "close", &session]).await;
+    assert_eq!(nodes.kv(&[0], &["session", "keep-alive", &session]).await.0, 4);
+
+    nodes.done(&[0], &["lease", "keep-alive", &lease]).await;
+    let revoked = nodes.done(&[2], &["lease", "revoke", &lease]).await;
+    assert_eq!(revoked["removed_keys"], 1);
+    assert_eq!(nodes.kv(&[0], &["lease", "keep-alive", &lease]).await.0, 4);
+    let (code, told) = nodes.kv(&[1], &["watch", "a", "--from", "1", "--count", "2"]).await;
+    let told: Vec<Value> = told.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!((code, told.len()), (0, 2));
+    assert_eq!(told[0]["value"]["text"], "1");
+    assert!(told[1]["value"].is_null(), "{told:?}");
+    assert_eq!(nodes.kv(&[0], &["put", "", "x"]).await.0, 1, "no key");
+    assert_eq!(nodes.kv(&[0], &["put", "a", "x", "--session", &session]).await.0, 2, "usage");
+}

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use ::metrics::counter;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
 
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     kv::{KvError, KvFront, Rejection},
+    metrics,
     types::NodeId,
     wire::kv_error::Code,
 };
@@ -67,6 +69,32 @@ impl<'a> Router<'a> {
         R: Fn(LeaderClient, Q) -> RF,
         RF: Future<Output = Result<Response<A>, Status>>,
     {
+        let answer = self.attempts(repeat, call, here, there).await;
+        if !self.forwarded {
+            let answer = match &answer {
+                Ok(_) => "applied",
+                Err(failed) if code_of(failed) == Some(Code::Indeterminate) => "indeterminate",
+                Err(_) => "rejected",
+            };
+            counter!(metrics::KV_CALLS, "answer" => answer).increment(1);
+        }
+        answer
+    }
+
+    async fn attempts<Q, A, L, LF, R, RF>(
+        &self,
+        repeat: Repeat,
+        call: Q,
+        here: L,
+        there: R,
+    ) -> Result<A, Status>
+    where
+        Q: Clone,
+        L: Fn(Q) -> LF,
+        LF: Future<Output = Result<A, KvError>>,
+        R: Fn(LeaderClient, Q) -> RF,
+        RF: Future<Output = Result<Response<A>, Status>>,
+    {
         let (mut role, mut lost) = (self.front.role(), false);
         loop {
             let view = role.borrow_and_update().clone();
@@ -87,24 +115,28 @@ impl<'a> Router<'a> {
             let past = Instant::now() + AGAIN_AFTER >= self.deadline;
             lost |= repeat != Repeat::Read && code_of(&failed) == Some(Code::Indeterminate);
             if self.forwarded || past || !try_again(&failed, repeat) {
-                return Err(if lost { self.after_loss(failed) } else { failed });
+                return Err(self.last_word(failed, repeat, lost));
             }
             // Either way it is tried again.
             let _news = timeout(AGAIN_AFTER, role.changed()).await;
         }
     }
 
-    /// The last attempt failed, and the answer of one before it was lost: only a refusal that every
-    /// attempt would have met says that nothing happened.
-    fn after_loss(&self, failed: Status) -> Status {
+    /// What the caller hears of the last attempt. If the answer of one before it was lost, only a
+    /// refusal that every attempt would have met says that nothing happened.
+    fn last_word(&self, failed: Status, repeat: Repeat, lost: bool) -> Status {
         match code_of(&failed) {
+            Some(Code::Indeterminate) if repeat == Repeat::Read => {
+                self.status(&Rejection::Unavailable(failed.message().to_owned()).into())
+            }
             Some(Code::Indeterminate | Code::Invalid | Code::LeaseUnknown | Code::LeaseExists) => {
                 failed
             }
-            _ => {
+            _ if lost => {
                 let what = format!("an answer was lost, and then: {}", failed.message());
                 self.status(&KvError::Indeterminate(what))
             }
+            _ => failed,
         }
     }
 
