@@ -216,3 +216,89 @@ fn check(command: &KvCommand, request: Option<RequestId>) -> Result<(), Rejectio
     };
     invalid(key, value).map_or(Ok(()), |refusal| Err(Rejection::Command(refusal)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        apply::SessionAnswerV1,
+        log::watermark::watermark,
+        replicate::propose::{Proposal, ProposeError},
+        store::{
+            Batch, Durability, Engine, MemoryEngine,
+            codec::{self, Compress},
+            keys,
+        },
+        types::Position,
+    };
+
+    const REQUEST: RequestId = RequestId { session: [7; 16], number: 3 };
+
+    /// A front whose proposals are released at LSN 9, which is applied, though its outcome is
+    /// forgotten; the session remembers one answer, of LSN 5.
+    fn front(engine: &MemoryEngine) -> (KvFront, mpsc::Receiver<Proposal>) {
+        let (proposer, proposals) = Proposer::channel();
+        let mut batch = Batch::default();
+        let result = KvOutcome::Put { previous: Lsn(2) }.encode();
+        let answer = codec::encode(&SessionAnswerV1 { lsn: 5, result }, Compress::Never);
+        let key = keys::session_answer(REQUEST.session, REQUEST.number);
+        batch.put(keys::SESSION_ANSWERS, key, answer);
+        engine.commit(batch, Durability::Volatile).expect("memory");
+        let front = KvFront::new(FrontParts {
+            proposer,
+            role: watch::channel(RoleView::nobody()).1,
+            applied: watermark(Lsn(9)).1,
+            outcomes: Outcomes::default(),
+            reader: KvReader::new(Arc::new(engine.clone())),
+            reads: mpsc::channel(1).0,
+        });
+        (front, proposals)
+    }
+
+    async fn answer(mut proposals: mpsc::Receiver<Proposal>, with: Result<(), ProposeError>) {
+        while let Some(proposal) = proposals.recv().await {
+            let position = Position { term: None, lsn: Lsn(9) };
+            let released = Released { position, first: Lsn(9), forced: true };
+            proposal.answer.send(with.clone().map(|()| released)).expect("it waits");
+        }
+    }
+
+    fn put(key: &'static str) -> KvCommand {
+        KvCommand::Put { key: key.into(), value: "v".into(), lease: None }
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_outcome_is_the_sessions_answer_or_indeterminate() {
+        let (front, proposals) = front(&MemoryEngine::new());
+        let log = tokio::spawn(answer(proposals, Ok(())));
+        let done = front.execute(&put("k"), Some(REQUEST)).await.expect("the session remembers");
+        let result = KvOutcome::Put { previous: Lsn(2) };
+        assert_eq!(done, Applied { lsn: Lsn(5), result, forced: true, repeated: true });
+        let forgotten = front.execute(&put("k"), None).await;
+        assert!(matches!(forgotten, Err(KvError::Indeterminate(_))), "{forgotten:?}");
+        let refused = front.execute(&put(""), None).await;
+        assert!(matches!(refused, Err(KvError::Rejected(Rejection::Command(_)))), "{refused:?}");
+        drop(front);
+        log.await.expect("joins");
+    }
+
+    #[tokio::test]
+    async fn what_the_log_says_of_a_proposal_is_told_apart() {
+        for (said, rejected) in [
+            (ProposeError::NotLeader { leader: None }, true),
+            (ProposeError::TermOver, true),
+            (ProposeError::Overloaded, true),
+            (ProposeError::Indeterminate, false),
+        ] {
+            let (front, proposals) = front(&MemoryEngine::new());
+            let log = tokio::spawn(answer(proposals, Err(said.clone())));
+            match front.execute(&put("k"), Some(REQUEST)).await {
+                Err(KvError::Rejected(rejection)) => assert!(rejected && rejection.may_retry()),
+                Err(KvError::Indeterminate(_)) => assert!(!rejected, "{said:?}"),
+                Ok(done) => panic!("{said:?}: {done:?}"),
+            }
+            drop(front);
+            log.await.expect("joins");
+        }
+    }
+}

@@ -37,3 +37,38 @@ pub async fn run(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn question(requests: &mut mpsc::Receiver<Request>) -> oneshot::Sender<Option<Lsn>> {
+        match requests.recv().await {
+            Some(Request::ReadIndex(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_is_answered_by_a_question_that_was_asked_after_it_came() {
+        let (reads, reads_rx) = channel();
+        let (requests, mut requests_rx) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(reads_rx, requests, stop.clone()));
+        let read = async || {
+            let (waiting, index) = oneshot::channel();
+            reads.send(waiting).await.expect("the task runs");
+            index
+        };
+        let first = read().await;
+        let asked = question(&mut requests_rx).await;
+        let (second, third) = (read().await, read().await);
+        asked.send(Some(Lsn(5))).expect("it waits");
+        assert_eq!(first.await, Ok(Some(Lsn(5))));
+        question(&mut requests_rx).await.send(Some(Lsn(8))).expect("it waits");
+        assert_eq!((second.await, third.await), (Ok(Some(Lsn(8))), Ok(Some(Lsn(8)))));
+        assert!(requests_rx.try_recv().is_err(), "one question for both");
+        stop.cancel();
+        task.await.expect("joins");
+    }
+}

@@ -30,6 +30,7 @@ use crate::{admin::wolfctl_path, ports::Port};
 const SECRET: &str = "a-secret-of-the-tests-0123456789abcdef";
 const SOON: Duration = Duration::from_secs(60);
 const LOG_LINES_SHOWN: usize = 40;
+const ROUNDS: usize = 300;
 
 /// Nodes without databases; they end with it.
 struct Nodes {
@@ -189,15 +190,22 @@ impl Interceptor for Bearer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_written_and_read_through_any_node() {
     let nodes = Nodes::founded().await;
-    for index in 0..3 {
-        let value = format!("through n{}", index + 1);
-        let put = nodes.done(&[index], &["put", "key", &value]).await;
-        for reader in 0..3 {
-            // Each sees what was just acknowledged to another, without any luck.
-            let got = nodes.done(&[reader], &["get", "key"]).await;
-            assert_eq!(got["pair"]["value"]["text"], value, "n{}", reader + 1);
-            assert_eq!(got["pair"]["revision"], put["revision"]);
-        }
+    let mut clients = [nodes.client(0).await, nodes.client(1).await, nodes.client(2).await];
+    for round in 0..ROUNDS {
+        let put = wire::KvPutRequest {
+            key: "key".into(),
+            value: round.to_string().into(),
+            ..Default::default()
+        };
+        let put = clients[round % 3].put(put).await.expect("is set").into_inner();
+        // At once, through another node: it sees what was acknowledged, without any luck.
+        let get = wire::KvGetRequest { key: "key".into(), ..Default::default() };
+        let reader = (round + 1 + round / 3 % 2) % 3;
+        let got = clients[reader].get(get).await.expect("answers").into_inner();
+        let pair = got.pair.unwrap_or_default();
+        assert_eq!(pair.value, round.to_string(), "round {round} through n{}", reader + 1);
+        assert_eq!(pair.revision, put.applied.expect("always there").revision);
+        assert!(got.revision >= pair.revision);
     }
     let revision = nodes.done(&[0], &["get", "key"]).await["pair"]["revision"].to_string();
     let (code, conflict) = nodes.kv(&[1], &["cas", "key", "no", "--expect", "1"]).await;

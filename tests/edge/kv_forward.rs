@@ -37,6 +37,7 @@ use wolfscale::{
 use crate::ports::Port;
 
 const TOKEN: &str = "a token of many bytes";
+const SECRET: &str = "the secret of a cluster";
 
 /// The KV of a node that follows n1, at an address where something else may listen.
 struct Follower {
@@ -52,7 +53,7 @@ impl Drop for Follower {
     }
 }
 
-async fn follower_of(leader: SocketAddr) -> Follower {
+async fn follower_of(leader: SocketAddr, secret: &str) -> Follower {
     let n1: NodeId = "n1".parse().expect("valid");
     let follows = RoleView { role: Role::Follower, leader: Some(n1), ..RoleView::nobody() };
     let (role_tx, role) = watch::channel(follows);
@@ -66,7 +67,7 @@ async fn follower_of(leader: SocketAddr) -> Follower {
         reads: mpsc::channel(1).0,
     });
     let address_of = move |_: &NodeId| Some(leader.to_string());
-    let leaders = Leaders::new(Arc::new(address_of), &Secret::new("the secret of a cluster"));
+    let leaders = Leaders::new(Arc::new(address_of), &Secret::new(secret));
     let service = kv_service(front, Arc::new(leaders), Secret::new(TOKEN));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("is bound");
@@ -148,7 +149,7 @@ async fn call_comes(connection: &mut TcpStream) -> bool {
 async fn a_lost_answer_is_indeterminate_and_only_what_may_be_repeated_is_sent_again() {
     let tasks = Tasks::default();
     let (leader, attempts) = breaks_connections(&tasks).await;
-    let follower = follower_of(leader).await;
+    let follower = follower_of(leader, SECRET).await;
     let sent = || attempts.swap(0, Ordering::SeqCst);
 
     let failed = follower.put(None).await.expect_err("lost");
@@ -176,7 +177,7 @@ async fn a_lost_answer_is_indeterminate_and_only_what_may_be_repeated_is_sent_ag
 async fn a_leader_that_cannot_be_reached_is_named_and_nothing_happened() {
     let port = Port::free();
     let nobody = SocketAddr::from(([127, 0, 0, 1], port.number()));
-    let failed = follower_of(nobody).await.put(None).await.expect_err("nobody is there");
+    let failed = follower_of(nobody, SECRET).await.put(None).await.expect_err("nobody is there");
     let what = error(&failed);
     assert_eq!(
         (failed.code(), what.code()),
@@ -184,4 +185,23 @@ async fn a_leader_that_cannot_be_reached_is_named_and_nothing_happened() {
     );
     assert_eq!((what.happened(), what.may_retry), (kv_error::Happened::No, true));
     assert_eq!((what.leader, what.leader_address), ("n1".to_owned(), nobody.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_passed_on_once_and_only_among_nodes_of_one_secret() {
+    let tasks = Tasks::default();
+    let (third, attempts) = breaks_connections(&tasks).await;
+    // It does not lead either, and knows somebody who might.
+    let second = follower_of(third, SECRET).await;
+    let first = follower_of(second.address, SECRET).await;
+    let failed = first.put(None).await.expect_err("nobody leads");
+    assert_eq!(error(&failed).code(), kv_error::Code::NotLeader, "the second let it in");
+    assert_eq!(attempts.load(Ordering::SeqCst), 0, "and did not pass it on");
+
+    let stranger = follower_of(second.address, "the secret of another cluster").await;
+    let failed = stranger.put(None).await.expect_err("not admitted");
+    let what = error(&failed);
+    assert_eq!(what.code(), kv_error::Code::LeaderUnreachable);
+    assert!(what.message.contains("token"), "{}", what.message);
+    tasks.stop();
 }
