@@ -142,6 +142,18 @@ impl Alone {
         self.lead().await;
     }
 
+    /// The next term begins, under another leader.
+    async fn lose_to_another(&self) {
+        self.log.new_term(0);
+        self.log.open();
+        let (proposer, body) = (self.log.proposer(), Bytes::from_static(b"-"));
+        proposer.propose(EntryKind::Noop, body, None).await.expect("released");
+        let term = self.log.term();
+        let leader = Some(term.leader.clone());
+        let role = RoleView { leader, term: Some(term), ..RoleView::nobody() };
+        let _ = self.role_tx.send(role);
+    }
+
     async fn ids(&self) -> String {
         let rows = "SELECT GROUP_CONCAT(id ORDER BY id) FROM app.t";
         self.server.try_value(rows).await.unwrap_or_default()
@@ -200,17 +212,40 @@ async fn a_tail_that_cannot_be_cut_off_starts_with_the_default_role_and_needs_mi
         alone.server.value("SELECT @@gtid_binlog_pos").await == "0-1-4"
     })
     .await;
-    alone.next_term(false).await;
+    alone.lose_to_another().await;
     alone.becomes(DbState::NeedsMigration).await;
     assert!(!row.await.expect("ends") && !ddl.await.expect("ends"), "no OK for either");
     let status = alone.handle.status().borrow().clone();
     assert!(status.detail.contains("0-1-4"), "{status:?}");
     assert_eq!(alone.server.value("SELECT @@read_only").await, "1");
+    alone.next_term(false).await;
     eventually("it asks to step down", async || {
         let asked = alone.handle.step_down().borrow().clone();
         asked.is_some_and(|asked| asked.term == alone.log.term())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_start_says_why_and_never_commits_what_nobody_acknowledged() {
+    let alone = Alone::start().await;
+    alone.run("CREATE DATABASE app").await;
+    alone.run("CREATE TABLE app.t (id INT PRIMARY KEY)").await;
+    let row = alone.run_unheard("INSERT INTO app.t VALUES (1)").await;
+    alone.server.break_start("--no-such-option=1");
+    alone.lose_to_another().await;
+    assert!(!row.await.expect("ends"), "no OK for it");
+    eventually("it is started again and again", async || {
+        alone.server.error_log().matches("unknown variable 'no-such-option=1'").count() >= 4
+    })
+    .await;
+    alone.becomes(DbState::Unreachable).await;
+    let status = alone.handle.status().borrow().clone();
+    assert!(status.detail.contains("unknown variable 'no-such-option=1'"), "{status:?}");
+
+    alone.server.mend_start();
+    alone.becomes(DbState::Following).await;
+    assert_eq!(alone.server.value("SELECT COUNT(*) FROM app.t").await, "0", "it was cut off");
 }
 
 #[tokio::test]

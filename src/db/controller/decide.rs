@@ -1,8 +1,9 @@
 //! The decisions: what to do next, from what is seen. No I/O, no clock.
 
-use super::observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen};
+use super::observation::{At, DbSeen, FailedStart, LogSeen, Observation, Part, ServerSeen};
 use crate::{
     db::{
+        control::StartRole,
         gtid::Gtid,
         health::UNHEALTHY_AFTER,
         mariadb::{Entrance, ReplicaStatus},
@@ -28,8 +29,8 @@ pub enum Action {
     Rest(DbState, String),
     /// Ask the node to give up the lead, because of this.
     StepDown(String),
-    /// Start a database that does not run, as follower.
-    Launch,
+    /// Start a database that does not run: as follower, unless it refused that.
+    Launch(StartRole),
     /// Kill it and start it as follower: what was not acknowledged is cut off.
     Restart(String),
     /// Record that it must be migrated.
@@ -111,7 +112,10 @@ fn follower(seen: &Observation) -> Action {
     let hopeless = match &next {
         Action::Rest(DbState::Misconfigured | DbState::NeedsMigration, why) => Some(why.clone()),
         Action::Migrate(_) => None, // recorded first; the next decision steps down
-        Action::Launch => Some("the database does not run".into()),
+        Action::Launch(_) => {
+            let failed = seen.failed_start.as_ref().map(|start| start.why.clone());
+            Some(failed.unwrap_or("the database does not run".into()))
+        }
         Action::Restart(why) => Some(why.clone()),
         Action::Rest(DbState::Unreachable, why) if unhealthy(seen) => Some(why.clone()),
         _ => None,
@@ -138,12 +142,23 @@ fn follow(seen: &Observation) -> Action {
 }
 
 fn down(seen: &Observation, why: &str) -> Action {
+    let failed = seen.failed_start.as_ref();
     match seen.process_runs {
-        Some(false) if seen.can_fence => Action::Launch,
+        Some(false) if seen.can_fence => launch(failed),
         Some(true) if seen.can_fence && seen.answered && seen.failures >= KILL_AFTER_FAILURES => {
             Action::Restart(format!("it runs but does not answer: {why}"))
         }
-        _ => Action::Rest(DbState::Unreachable, why.to_owned()),
+        _ => Action::Rest(DbState::Unreachable, failed.map_or(why, |f| &f.why).to_owned()),
+    }
+}
+
+/// As follower, again and again, whatever is in the way: its default role would commit what the
+/// cluster does not have. Only a server that itself says that it cannot cut that off gets it.
+fn launch(failed: Option<&FailedStart>) -> Action {
+    match failed {
+        Some(start) if start.refuses_to_cut => Action::Launch(StartRole::Default),
+        Some(start) if start.rests => Action::Rest(DbState::Unreachable, start.why.clone()),
+        _ => Action::Launch(StartRole::Follower),
     }
 }
 
@@ -322,6 +337,7 @@ mod tests {
             process_runs: Some(true),
             can_fence: true,
             outlived_restart: None,
+            failed_start: None,
             replica_starts: 0,
             replica_ahead_looks: 0,
             failures: 0,
@@ -497,12 +513,30 @@ mod tests {
             can_fence,
             ..calm()
         };
-        assert_eq!(decide(&down(1, Some(false), true)), Action::Launch);
+        assert_eq!(decide(&down(1, Some(false), true)), Action::Launch(StartRole::Follower));
         assert_eq!(state(&decide(&down(1, Some(true), true))), Some(DbState::Unreachable));
         assert!(matches!(decide(&down(KILL_AFTER_FAILURES, Some(true), true)), Action::Restart(_)));
         assert_eq!(state(&decide(&down(99, Some(false), false))), Some(DbState::Unreachable));
         let recovering = Observation { answered: false, ..down(99, Some(true), true) };
         assert_eq!(state(&decide(&recovering)), Some(DbState::Unreachable), "let it recover");
+    }
+
+    #[test]
+    fn only_a_server_that_refuses_to_cut_off_its_tail_is_started_with_the_default_role() {
+        let failed = |refuses_to_cut, rests| {
+            let why = "[ERROR] unknown variable".to_owned();
+            decide(&Observation {
+                db: DbSeen::Down("refused".into()),
+                failures: 99,
+                process_runs: Some(false),
+                failed_start: Some(FailedStart { why, refuses_to_cut, rests }),
+                ..calm()
+            })
+        };
+        assert_eq!(failed(false, false), Action::Launch(StartRole::Follower), "as ever");
+        let rest = Action::Rest(DbState::Unreachable, "[ERROR] unknown variable".into());
+        assert_eq!(failed(false, true), rest, "the operator reads why");
+        assert_eq!(failed(true, true), Action::Launch(StartRole::Default));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     observation::{DbSeen, Observation, Part},
     observe::{Checked, ReplicaProgress},
     seams::{CaptureControl, CaptureError, GtidIndex},
+    start::FailedStarts,
 };
 use crate::{
     db::{
@@ -121,6 +122,7 @@ pub struct Controller {
     pub(super) closed_at: Option<Instant>,
     pub(super) checked: Option<Checked>,
     pub(super) outlived_restart: Option<Gtid>,
+    pub(super) failed_starts: FailedStarts,
     pub(super) replica: ReplicaProgress,
     promotions_failed: u32,
     /// Since when this term's lead should be given up.
@@ -147,6 +149,7 @@ impl Controller {
             closed_at: None,
             checked: None,
             outlived_restart: None,
+            failed_starts: FailedStarts::default(),
             replica: ReplicaProgress::default(),
             promotions_failed: 0,
             step_down_since: None,
@@ -203,7 +206,7 @@ impl Controller {
                 self.insist(seen.role.clone(), reason)?;
                 return Ok(BUSY_INTERVAL);
             }
-            Action::Launch => self.launch().await?,
+            Action::Launch(role) => self.launch(role).await?,
             Action::Restart(why) => self.restart(&why).await?,
             Action::Migrate(reason) => self.migrate(reason).await?,
             Action::Protect => self.protect().await?,
@@ -320,7 +323,10 @@ impl Controller {
                 };
                 (state, why.clone())
             }
-            Action::Launch => (DbState::Unreachable, "it does not run: starting it".into()),
+            Action::Launch(_) => {
+                let failed = seen.failed_start.as_ref().map(|start| start.why.clone());
+                (DbState::Unreachable, failed.unwrap_or("it does not run: starting it".into()))
+            }
             Action::Restart(why) => (DbState::Unreachable, format!("restarting it: {why}")),
             Action::Migrate(why) => (DbState::NeedsMigration, why.clone()),
             // A hiccup of the replica threads takes no eligibility away.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Every start of the database is as follower; it takes writes only between `promote` and `lose`.
+//! - Every start of the database is as follower, unless the server itself refuses to cut off its
+//!   tail; it takes writes only between `promote` and `lose`.
 //! - Writes open only when the own term's first entry is released, the replica has applied the
 //!   log's last transaction exactly, and capture is connected there. Else a sequence number would
 //!   be used twice, and no GTID would show it.
@@ -29,6 +30,7 @@ mod observe;
 mod promote;
 mod rejoin;
 mod seams;
+mod start;
 
 pub use decide::{Action, KILL_AFTER_FAILURES, REPLICA_STARTS_MAX, decide};
 pub use demote::{CLOSE_WAIT, SUCCESSOR_WAIT};
@@ -36,5 +38,5 @@ pub use executor::{Controller, ControllerSettings, Inputs};
 pub use founding::{Founding, probe};
 pub use handle::{CloseError, ControllerHandle, StepDown};
 pub use local_capture::LocalCapture;
-pub use observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen};
+pub use observation::{At, DbSeen, FailedStart, LogSeen, Observation, Part, ServerSeen};
 pub use seams::{CaptureControl, CaptureError, GtidIndex};

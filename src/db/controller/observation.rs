@@ -27,6 +27,8 @@ pub struct Observation {
     pub can_fence: bool,
     /// The binlog position of which a restart as follower did not rid the database.
     pub outlived_restart: Option<Gtid>,
+    /// The last attempt to start it, if that failed and it has not answered since.
+    pub failed_start: Option<FailedStart>,
     /// How often the replica threads were started since they last made progress.
     pub replica_starts: u32,
     /// Looks in a row at which the replica was ahead of a log that is current.
@@ -37,6 +39,18 @@ pub struct Observation {
     pub answered: bool,
     /// The writes were closed for a hand-over longer ago than it may take.
     pub hand_over_overdue: bool,
+}
+
+/// A start of the database that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FailedStart {
+    /// In its own words, where those are known.
+    pub why: String,
+    /// It was started as follower, and says that it cannot cut off what was not acknowledged. No
+    /// other failure shows that.
+    pub refuses_to_cut: bool,
+    /// It is too early for another try.
+    pub rests: bool,
 }
 
 /// The log, as far as it is released and applied here.

@@ -1,11 +1,14 @@
 //! Looking: at the server, its process and the log.
 
+use std::path::PathBuf;
+
 use tokio::time::{Duration, Instant};
 
 use super::{
     demote::HAND_OVER_WAIT,
     executor::{Controller, DOMAIN},
     observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen},
+    start::FailedStarts,
 };
 use crate::{
     db::{
@@ -26,6 +29,8 @@ pub(super) struct Checked {
     pub run: Option<ServerRun>,
     pub at: Instant,
     pub version: String,
+    /// Where it writes its error log.
+    pub error_log: Option<PathBuf>,
     pub verdict: Result<Vec<Finding>, CheckError>,
 }
 
@@ -59,6 +64,10 @@ impl Controller {
     /// what the log shows.
     pub(super) async fn observe(&mut self) -> Result<Observation, StoreError> {
         let looked = self.look().await;
+        self.note_error_log().await?;
+        if looked.is_ok() {
+            self.failed_starts = FailedStarts::default();
+        }
         let log = self.log_seen()?;
         let db = match looked {
             Ok(Look::Unfit(db)) => db,
@@ -87,12 +96,24 @@ impl Controller {
             db,
             can_fence: self.settings.control.can_fence(),
             outlived_restart: self.outlived_restart,
+            failed_start: self.failed_starts.newest(),
             replica_starts: self.replica.starts,
             replica_ahead_looks: self.replica.ahead_looks,
             failures: self.health.failures(),
             answered: self.checked.is_some(),
             hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
         })
+    }
+
+    /// Keeps in mind where it writes its error log, for the day when it does not start.
+    async fn note_error_log(&self) -> Result<(), StoreError> {
+        let said = self.checked.as_ref().and_then(|checked| checked.error_log.clone());
+        let Some(said) = said else { return Ok(()) };
+        if self.inputs.records.error_log()?.as_ref() == Some(&said) {
+            return Ok(());
+        }
+        let records = self.inputs.records.clone();
+        blocking(move || records.note_error_log(&said)).await
     }
 
     async fn look(&mut self) -> Result<Look, DbError> {
@@ -113,12 +134,12 @@ impl Controller {
         run: Option<ServerRun>,
     ) -> Result<Option<DbSeen>, DbError> {
         if !self.checked.as_ref().is_some_and(|c| c.stands(run)) {
-            let version = session.version().await?;
+            let (version, error_log) = (session.version().await?, session.error_log().await?);
             let verdict = match requirements::check(session, &self.settings.wanted).await {
                 Err(CheckError::Db(e)) => return Err(e),
                 verdict => verdict,
             };
-            self.checked = Some(Checked { run, at: Instant::now(), version, verdict });
+            self.checked = Some(Checked { run, at: Instant::now(), version, error_log, verdict });
         }
         Ok(self.checked.as_ref().and_then(|checked| match &checked.verdict {
             Ok(findings) if findings.is_empty() => None,
