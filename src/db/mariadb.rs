@@ -312,6 +312,11 @@ impl Session {
         })
     }
 
+    /// `@@gtid_binlog_state`: the newest group of each server in its own binlog; empty for none.
+    pub async fn binlog_state(&mut self) -> Result<String, DbError> {
+        self.scalar("read binlog state", "SELECT @@gtid_binlog_state").await
+    }
+
     /// Where it writes its error log; `None` if that is its standard error.
     pub async fn error_log(&mut self) -> Result<Option<PathBuf>, DbError> {
         let row = self.row("read error log", "SELECT @@log_error, @@datadir".into()).await?;

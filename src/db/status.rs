@@ -30,7 +30,7 @@ pub struct DbStatus {
     pub state: DbState,
     /// Why it is so, in a sentence; empty if there is nothing to say.
     pub detail: String,
-    /// Lines to change, one a row, where the state is `Misconfigured`.
+    /// What to do, one a row: lines to change where the state is `Misconfigured`.
     pub advice: Vec<String>,
     /// `@@version`, once seen.
     pub version: Option<String>,

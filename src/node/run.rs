@@ -161,7 +161,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     };
     let (status_tx, status_rx) = watch::channel(status.compose());
     tasks.spawn("status", OnEnd::Ignore, status.run(status_tx, stopping));
-    shared.serve(listener, transport.service, status_rx).await?;
+    shared.serve(listener, transport.service, status_rx, controller.as_ref()).await?;
     info!(id = %config.node.id, grpc = %config.listen.grpc, "the node runs");
     Ok(Started { controller, requests, role })
 }
@@ -295,10 +295,12 @@ impl Shared {
         listener: TcpListener,
         peers: PeerServer<PeerService>,
         status: watch::Receiver<NodeStatus>,
+        controller: Option<&ControllerHandle>,
     ) -> Result<(), NodeError> {
-        let backend: Arc<dyn AdminBackend> = match &self.config.db {
+        let backend: Arc<dyn AdminBackend> = match self.config.db.as_ref().zip(controller) {
             None => Arc::new(NoDatabase),
-            Some(db) => Arc::new(LocalBackend {
+            Some((db, controller)) => Arc::new(LocalBackend {
+                controller: controller.clone(),
                 db: MariaDb::new(database::admin_settings(db)),
                 wanted: database::wanted(db),
             }),

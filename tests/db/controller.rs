@@ -169,6 +169,19 @@ async fn a_schema_change_that_the_log_does_not_have_needs_migration() {
         .await;
     assert!(hangs.await.expect("ends").is_err(), "no OK for it");
     write(&a, 2).await;
+
+    let refused = b.handle.take_back().await.expect_err("nothing was rebuilt").to_string();
+    assert!(refused.contains("0-2-4") && refused.contains("RESET MASTER"), "{refused}");
+    assert_eq!(b.handle.status().borrow().state, DbState::NeedsMigration);
+    // It is made what a copy is: without the stray change, and without a binlog.
+    b.server.aside(&["DROP DATABASE stray", "RESET MASTER"]).await;
+    let taken = b.handle.take_back().await.expect("nothing speaks against it");
+    assert_eq!(taken.position, "0-1-3");
+    assert!(taken.reason.contains("0-2-4"), "{taken:?}");
+    both_hold([&a, &b], "1,2").await;
+    b.becomes(DbState::Following).await;
+    assert_eq!(b.records.needs_migration().expect("reads"), None);
+    assert!(b.handle.take_back().await.is_err(), "there is nothing to take back");
 }
 
 #[tokio::test]

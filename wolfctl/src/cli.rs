@@ -85,6 +85,9 @@ pub enum Db {
         #[arg(long)]
         yes: bool,
     },
+    /// Say that a database in needs_migration was replaced by a copy of another node's: the node
+    /// looks whether that can be, and lets it follow.
+    Rebuilt,
 }
 
 /// A duration with its unit: `ms`, `s` or `m`; from one millisecond to one hour.

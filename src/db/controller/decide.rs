@@ -265,6 +265,56 @@ fn promote_or_rest(seen: &Observation, server: &ServerSeen) -> Action {
     }
 }
 
+/// Whether a database that had to be migrated may follow again, as far as can be seen: why it had to,
+/// and the position that it follows from; else what is in the way. `own_binlog` is what its own
+/// binlog holds, `fence` a schema change that it may have broken in and is not past.
+pub fn take_back(
+    seen: &Observation,
+    own_binlog: &str,
+    fence: Option<Gtid>,
+) -> Result<(String, Option<Gtid>), String> {
+    let Some(reason) = seen.migration.clone() else {
+        return Err("this node's database is not in NeedsMigration: nothing was done".into());
+    };
+    let server = match &seen.db {
+        DbSeen::Up(server) => server,
+        DbSeen::Down(why) => return Err(format!("start the copy first: {why}")),
+        DbSeen::Unsupported(why) => return Err(why.clone()),
+        DbSeen::Misconfigured(findings) => {
+            let many = findings.len();
+            return Err(format!(
+                "{many} of its settings must change first: see wolfctl db diagnose"
+            ));
+        }
+    };
+    if !own_binlog.is_empty() {
+        return Err(format!(
+            "its own binlog holds {own_binlog}; a copy has none of its own. If this is one: note \
+             gtid_slave_pos, RESET MASTER, and set gtid_slave_pos again"
+        ));
+    }
+    if !seen.log.current {
+        return Err("this node does not hold all of the cluster's log yet, or knows no leader: \
+                    nobody can say whether the copy belongs to it; try again"
+            .into());
+    }
+    match server.replica_at {
+        At::Start if seen.log.tail.is_some() => Err("its gtid_slave_pos is empty: \
+             SET GLOBAL gtid_slave_pos to the position that the copy was taken at"
+            .into()),
+        At::Ahead(gtid) | At::Errant(gtid) => Err(format!(
+            "its gtid_slave_pos {gtid} is not in the cluster's log: take a copy of a node that is"
+        )),
+        At::Start | At::InLog(_) => match fence {
+            Some(ddl) => Err(format!(
+                "the old database broke in the schema change {ddl}, and this one is not past it: \
+                 take a newer copy"
+            )),
+            None => Ok((reason, server.replica_at.gtid())),
+        },
+    }
+}
+
 fn behind(log: &LogSeen, server: &ServerSeen) -> String {
     if let Some((code, text)) = server.replica.as_ref().map(|r| &r.io_error).filter(|e| e.0 != 0) {
         return format!("the feed is not reached: error {code}: {text}");
@@ -566,5 +616,40 @@ mod tests {
     fn an_unclean_stop_in_a_schema_change_needs_migration() {
         let broken = with(|s| s.broken_ddl = Some(gtid("0-1-6")));
         assert!(matches!(decide(&broken), Action::Migrate(_)));
+    }
+
+    #[test]
+    fn a_rebuilt_database_returns_only_if_nothing_speaks_against_it() {
+        let marked = |seen: Observation| Observation { migration: Some("broken".into()), ..seen };
+        let at = |replica_at| marked(with(|server| server.replica_at = replica_at));
+        let copy = at(At::InLog(gtid("0-1-3")));
+        let taken = Ok(("broken".to_owned(), Some(gtid("0-1-3"))));
+        assert_eq!(take_back(&copy, "", None), taken);
+
+        let lagging = LogSeen { current: false, ..calm().log };
+        let refusals = [
+            (take_back(&calm(), "", None), "not in NeedsMigration"),
+            (take_back(&copy, "0-1-3", None), "RESET MASTER"),
+            (take_back(&copy, "", Some(gtid("0-1-4"))), "not past it"),
+            (take_back(&Observation { log: lagging, ..copy.clone() }, "", None), "try again"),
+            (take_back(&at(At::Start), "", None), "gtid_slave_pos is empty"),
+            (take_back(&at(At::Ahead(gtid("0-1-9"))), "", None), "0-1-9 is not in"),
+            (take_back(&at(At::Errant(gtid("0-2-4"))), "", None), "0-2-4 is not in"),
+        ];
+        for (outcome, words) in refusals {
+            let why = outcome.expect_err(words);
+            assert!(why.contains(words), "{why}");
+        }
+        for (db, words) in [
+            (DbSeen::Down("refused".into()), "start the copy first"),
+            (DbSeen::Unsupported("MySQL".into()), "MySQL"),
+            (DbSeen::Misconfigured(vec![]), "db diagnose"),
+        ] {
+            let why = take_back(&marked(Observation { db, ..calm() }), "", None);
+            assert!(why.clone().expect_err(words).contains(words), "{why:?}");
+        }
+        let empty = LogSeen { tail: None, ..calm().log };
+        let first = Observation { log: empty, ..at(At::Start) };
+        assert_eq!(take_back(&first, "", None), Ok(("broken".to_owned(), None)));
     }
 }

@@ -43,6 +43,9 @@ const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
 /// How long the node may keep a lead that it was asked to give up. Within one term the database
 /// cannot be promoted again, as proposals of the old capture may still be on their way.
 const STEP_DOWN_PATIENCE: Duration = Duration::from_secs(8);
+/// What to do about a database that must be migrated.
+const REBUILD: &str = "rebuild it from a copy of another node's (docs/operations.md, \"Rebuilding a \
+                       database\"), then: wolfctl db rebuilt";
 /// The pace while something is awaited that takes milliseconds.
 const BUSY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -237,13 +240,22 @@ impl Controller {
         Ok(BUSY_INTERVAL)
     }
 
-    async fn serve(&mut self, request: Option<Request>) -> Result<(), StoreError> {
-        let Some(Request::CloseWrites(answer)) = request else {
+    async fn serve(&mut self, request: Option<Request>) -> Result<(), StepError> {
+        match request {
+            Some(Request::CloseWrites(answer)) => {
+                let _nobody_waits = answer.send(self.asked_to_close().await?);
+            }
+            Some(Request::TakeBack(answer)) => {
+                let _nobody_waits = answer.send(self.take_back().await?);
+            }
             // All handles are gone, so nobody will ask: do not spin on the closed channel.
-            tokio::time::sleep(CHECK_INTERVAL).await;
-            return Ok(());
-        };
-        let outcome = match &self.part {
+            None => tokio::time::sleep(CHECK_INTERVAL).await,
+        }
+        Ok(())
+    }
+
+    async fn asked_to_close(&mut self) -> Result<Result<(), CloseError>, StoreError> {
+        Ok(match &self.part {
             Part::Leader { closed: true, .. } => Ok(()),
             Part::Follower => Err(CloseError::NotLeading),
             Part::Leader { closed: false, .. } => match self.close_writes().await {
@@ -251,9 +263,7 @@ impl Controller {
                 Err(StepError::Store(e)) => return Err(e),
                 Err(e) => Err(CloseError::Failed(e.to_string())),
             },
-        };
-        let _nobody_waits = answer.send(outcome);
-        Ok(())
+        })
     }
 
     /// Asks the node to give up the lead, again and again, but not for ever.
@@ -286,6 +296,7 @@ impl Controller {
     fn publish(&self, seen: &Observation, action: &Action) {
         let (state, detail) = self.state_of(seen, action);
         let advice = match &seen.db {
+            _ if state == DbState::NeedsMigration => vec![REBUILD.into()],
             DbSeen::Misconfigured(findings) => findings.iter().map(|f| f.advice()).collect(),
             _ => Vec::new(),
         };
