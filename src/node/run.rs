@@ -39,7 +39,7 @@ use crate::{
         host::{Host, Watermarks},
         propose::Proposer,
         replica::{FoundingPlan, Timing},
-        role::RoleView,
+        role::{ReleasedByLeader, RoleView},
         storage::LogStorage,
         transport::{
             Transport,
@@ -55,7 +55,7 @@ use crate::{
     },
     store::{Durability, Engine},
     tasks::{OnEnd, Tasks},
-    types::{ClusterId, Position},
+    types::ClusterId,
     wire::peer_server::PeerServer,
 };
 
@@ -106,7 +106,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     let (marks, role, notice) = (core.host.watermarks(), core.host.role(), core.host.notice());
     let applied = core.applier.applied();
     let shared = Shared {
-        began: core.began,
+        released_by_leader: core.host.released_by_leader(),
         config: config.clone(),
         tasks: tasks.clone(),
         log: core.source.clone(),
@@ -168,8 +168,6 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
 
 /// The replica and what it stands on, before its tasks run.
 struct Core {
-    /// Where the log ended at the start.
-    began: Position,
     host: Host<LogStorage>,
     storage: mpsc::UnboundedReceiver<crate::replicate::storage::StorageEvent>,
     applier: Applier,
@@ -207,7 +205,6 @@ impl Core {
         let identity = (config.node.id.clone(), stores.incarnation);
         let host = Host::new(identity, replica, stores.log, writer, transport);
         Ok(Self {
-            began: stores.began,
             host,
             storage,
             applier,
@@ -223,7 +220,7 @@ impl Core {
 
 /// What the parts of the node share.
 struct Shared {
-    began: Position,
+    released_by_leader: watch::Receiver<Option<ReleasedByLeader>>,
     config: Arc<Config>,
     tasks: Tasks,
     log: Arc<dyn EntrySource>,
@@ -268,7 +265,7 @@ impl Shared {
             released: self.marks.released.clone(),
             applied: self.applied.clone(),
             log: self.log.clone(),
-            began: self.began.clone(),
+            released_by_leader: self.released_by_leader.clone(),
             index: Arc::new(self.index.clone()),
             base,
             capture: Box::new(LocalCapture::new(

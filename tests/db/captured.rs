@@ -14,10 +14,10 @@ use wolfscale::{
         status::DbState,
     },
     log::entry::EntryKind,
-    replicate::role::{Role, RoleView},
+    replicate::role::{ReleasedByLeader, Role, RoleView},
     store::{Durability, Engine, MemoryEngine},
     tasks::Tasks,
-    types::Position,
+    types::{Lsn, Term},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ struct Alone {
     log: FakeLog,
     handle: ControllerHandle,
     role_tx: watch::Sender<RoleView>,
+    told_tx: watch::Sender<Option<ReleasedByLeader>>,
     tasks: Tasks,
 }
 
@@ -59,9 +60,10 @@ impl Alone {
         let engine = Arc::new(MemoryEngine::new());
         let writer = engine.clone();
         let (role_tx, role) = watch::channel(RoleView::nobody());
+        let (told_tx, told) = watch::channel(None);
         let inputs = Inputs {
             role,
-            began: Position::default(),
+            released_by_leader: told,
             released: log.applied(),
             applied: log.applied(),
             log: entries.clone(),
@@ -94,7 +96,7 @@ impl Alone {
             start_timeout: DEADLINE,
         };
         let handle = Controller::spawn(settings, inputs, &tasks);
-        let alone = Self { server, log, handle, role_tx, tasks };
+        let alone = Self { server, log, handle, role_tx, told_tx, tasks };
         alone.becomes(DbState::Following).await;
         alone.lead().await;
         alone.becomes(DbState::Leading).await;
@@ -107,6 +109,7 @@ impl Alone {
         let (proposer, body) = (self.log.proposer(), Bytes::from_static(b"-"));
         let noop = proposer.propose(EntryKind::Noop, body, None).await;
         let first = noop.expect("released").first;
+        self.told(&term, first);
         let _ = self.role_tx.send(RoleView {
             role: Role::Leader,
             leader: Some(term.leader.clone()),
@@ -114,6 +117,10 @@ impl Alone {
             term_start: Some(first),
             handing_over: false,
         });
+    }
+
+    fn told(&self, term: &Term, released: Lsn) {
+        let _ = self.told_tx.send(Some(ReleasedByLeader { term: term.clone(), released }));
     }
 
     async fn becomes(&self, state: DbState) {
@@ -147,8 +154,9 @@ impl Alone {
         self.log.new_term(0);
         self.log.open();
         let (proposer, body) = (self.log.proposer(), Bytes::from_static(b"-"));
-        proposer.propose(EntryKind::Noop, body, None).await.expect("released");
+        let noop = proposer.propose(EntryKind::Noop, body, None).await.expect("released");
         let term = self.log.term();
+        self.told(&term, noop.first);
         let leader = Some(term.leader.clone());
         let role = RoleView { leader, term: Some(term), ..RoleView::nobody() };
         let _ = self.role_tx.send(role);

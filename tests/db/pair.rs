@@ -23,10 +23,10 @@ use wolfscale::{
         entry::{Entry, EntryKind, Part},
         watermark::{WatermarkSetter, watermark},
     },
-    replicate::role::{Role, RoleView},
+    replicate::role::{ReleasedByLeader, Role, RoleView},
     store::{Durability, MemoryEngine, StoreError},
     tasks::Tasks,
-    types::{ChainHash, Lsn, NodeId, Position, Term},
+    types::{ChainHash, Lsn, NodeId, Term},
 };
 
 use crate::controlled::{Controlled, DEADLINE};
@@ -203,6 +203,7 @@ pub struct Member {
     pub handle: ControllerHandle,
     pub records: DbRecords,
     role_tx: watch::Sender<RoleView>,
+    told_tx: watch::Sender<Option<ReleasedByLeader>>,
     marks: (WatermarkSetter, WatermarkSetter),
     tasks: Tasks,
 }
@@ -226,6 +227,7 @@ impl Member {
     /// A controller beside a server.
     pub fn control(server: Controlled, log: &Arc<LogServer>) -> Self {
         let (role_tx, role) = watch::channel(RoleView::nobody());
+        let (told_tx, told) = watch::channel(None);
         let (released_setter, released) = watermark(Lsn(1));
         let (applied_setter, applied) = watermark(Lsn(1));
         let engine = Arc::new(MemoryEngine::new());
@@ -240,7 +242,7 @@ impl Member {
         };
         let inputs = Inputs {
             role,
-            began: Position::default(),
+            released_by_leader: told,
             released,
             applied,
             log: Arc::new(Entries(log.clone())),
@@ -260,7 +262,7 @@ impl Member {
         let tasks = Tasks::default();
         let handle = Controller::spawn(settings, inputs, &tasks);
         let marks = (released_setter, applied_setter);
-        Self { server, handle, records, role_tx, marks, tasks }
+        Self { server, handle, records, role_tx, told_tx, marks, tasks }
     }
 
     pub async fn becomes(&self, state: DbState) {
@@ -270,9 +272,12 @@ impl Member {
     }
 
     fn set_role(&self, role: Role, number: u64, leader: &str) {
+        let term = Term { number, leader: leader.parse().expect("valid") };
+        let told = ReleasedByLeader { term: term.clone(), released: Lsn(number) };
+        let _ = self.told_tx.send(Some(told));
         let _ = self.role_tx.send(RoleView {
             role,
-            term: Some(Term { number, leader: leader.parse().expect("valid") }),
+            term: Some(term),
             leader: Some(leader.parse().expect("valid")),
             term_start: (role == Role::Leader).then_some(Lsn(number)),
             handing_over: false,

@@ -28,10 +28,10 @@ use crate::{
         status::{DbState, DbStatus},
     },
     log::{EntrySource, watermark::Watermark},
-    replicate::role::RoleView,
+    replicate::role::{ReleasedByLeader, RoleView},
     store::StoreError,
     tasks::{OnEnd, Tasks},
-    types::{Position, Term},
+    types::Term,
 };
 
 /// The cluster's only GTID domain.
@@ -76,8 +76,8 @@ pub struct Inputs {
     pub applied: Watermark,
     /// The log.
     pub log: Arc<dyn EntrySource>,
-    /// Where the log ended when this node started.
-    pub began: Position,
+    /// How far the leader of the term says that its log is released.
+    pub released_by_leader: watch::Receiver<Option<ReleasedByLeader>>,
     /// The GTIDs in it.
     pub index: Arc<dyn GtidIndex>,
     /// The GTID that the cluster's databases started from, once it is known that there is one.

@@ -60,9 +60,9 @@ pub struct LogSeen {
     pub released: Lsn,
     /// Applied ones: the GTID index holds these.
     pub applied: Lsn,
-    /// The newest released entry is of the term that is led now, at or past the end of the log that
-    /// this node started with, and all is applied: what is not in the index by now was not decided
-    /// by any term before.
+    /// All that the leader of this term says is released is applied here, an entry of the term among
+    /// it: what is not in the index by now was not decided by any term before, nor shown to this
+    /// node in this one.
     pub current: bool,
     /// The newest database transaction in the log (or the base that the cluster started from).
     pub tail: Option<Gtid>,

@@ -16,7 +16,7 @@ use crate::{
         mariadb::{DbError, Positions, ReplicaStatus, ServerRun, Session},
         requirements::{self, CheckError, Finding},
     },
-    replicate::role::RoleView,
+    replicate::role::{ReleasedByLeader, RoleView},
     store::StoreError,
     types::Position,
 };
@@ -156,7 +156,8 @@ impl Controller {
         let newest = self.inputs.log.read(released, released, usize::MAX)?;
         let newest =
             newest.first().map(|entry| Position { term: Some(entry.term.clone()), lsn: entry.lsn });
-        let decided = newest.is_some_and(|newest| decided(&role, &newest, &self.inputs.began));
+        let told = self.inputs.released_by_leader.borrow().clone();
+        let decided = newest.is_some_and(|newest| decided(&role, &newest, told.as_ref()));
         let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
@@ -206,11 +207,15 @@ impl Controller {
 }
 
 /// Whether what is released here shows all that was decided before: the newest released entry is of
-/// the term that is led now, and what this node held when it started is released or was replaced.
-/// Without a leader, or with what was released in an earlier life, the database may be ahead of the
-/// log for good reason: the others can have released what this node had sent but not yet written.
-fn decided(role: &RoleView, newest: &Position, began: &Position) -> bool {
-    role.leader.is_some() && newest.term == role.term && newest >= began
+/// the term that is led now, and at or past what this term's leader says is released. Without a
+/// leader, or with what was released in an earlier life, the database may be ahead of the log for
+/// good reason: the others can have released what this node had sent but not yet written; and a
+/// node that lost its log, or its end, once held more than it holds now.
+fn decided(role: &RoleView, newest: &Position, told: Option<&ReleasedByLeader>) -> bool {
+    let told = told.filter(|told| role.term.as_ref() == Some(&told.term));
+    role.leader.is_some()
+        && newest.term == role.term
+        && told.is_some_and(|told| newest.lsn >= told.released)
 }
 
 enum Look {
@@ -256,19 +261,30 @@ mod tests {
         RoleView { leader: term.clone().map(|t| t.leader), term, ..RoleView::nobody() }
     }
 
-    #[test]
-    fn a_node_that_comes_back_learns_first_what_was_decided_without_it() {
-        let began = at(1, 57);
-        let alone = RoleView { leader: None, ..follows(1) };
-        assert!(!decided(&alone, &at(1, 57), &began), "it led; nobody does now");
-        assert!(!decided(&follows(2), &at(1, 57), &began), "the next leader is known, no more");
-        assert!(decided(&follows(2), &at(2, 58), &began), "the next leader's first entry");
-        assert!(decided(&follows(2), &at(2, 50), &began), "its own tail was replaced");
+    fn told(number: u64, released: u64) -> Option<ReleasedByLeader> {
+        let term = at(number, 0).term.expect("a term");
+        Some(ReleasedByLeader { term, released: Lsn(released) })
     }
 
     #[test]
-    fn a_follower_that_comes_back_in_the_same_term_catches_up_with_its_own_log_first() {
-        assert!(!decided(&follows(2), &at(2, 40), &at(2, 57)));
-        assert!(decided(&follows(2), &at(2, 57), &at(2, 57)));
+    fn a_node_that_comes_back_learns_first_what_was_decided_without_it() {
+        let knows = |role: &RoleView, newest, told: Option<ReleasedByLeader>| {
+            decided(role, &newest, told.as_ref())
+        };
+        let alone = RoleView { leader: None, ..follows(1) };
+        assert!(!knows(&alone, at(1, 57), told(1, 57)), "it led; nobody does now");
+        assert!(!knows(&follows(2), at(1, 57), told(2, 57)), "the next leader is known, no more");
+        assert!(!knows(&follows(2), at(2, 58), told(1, 57)), "it was the last leader who said so");
+        assert!(!knows(&follows(2), at(2, 58), None), "the leader has said nothing yet");
+        assert!(knows(&follows(2), at(2, 58), told(2, 58)), "the next leader's first entry");
+        assert!(knows(&follows(2), at(2, 50), told(2, 50)), "its own tail was replaced");
+    }
+
+    #[test]
+    fn a_follower_that_comes_back_in_the_same_term_catches_up_with_its_leader_first() {
+        // Whatever it holds itself: it may have lost its log, and been killed while it caught up.
+        for (lsn, knows) in [(40, false), (56, false), (57, true), (58, true)] {
+            assert_eq!(decided(&follows(2), &at(2, lsn), told(2, 57).as_ref()), knows, "{lsn}");
+        }
     }
 }

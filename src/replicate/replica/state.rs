@@ -12,7 +12,7 @@ use crate::{
     log::{Draft, Shape},
     replicate::{
         message::{Envelope, Heartbeat, HeartbeatReply, Message},
-        role::{Role, RoleView},
+        role::{ReleasedByLeader, Role, RoleView},
     },
     types::{Incarnation, Lsn, NodeId, Position, Term},
 };
@@ -103,6 +103,8 @@ pub(super) struct Following {
     pub heard_at: Option<Moment>,
     /// Up to here its log is known to equal the leader's.
     pub matched: Lsn,
+    /// What the leader last said is released.
+    pub released: Option<Lsn>,
 }
 
 /// A write that is not yet known to be durable.
@@ -284,6 +286,17 @@ impl Replica {
             State::Follower(_) => RoleView { term, ..RoleView::nobody() },
             _ => RoleView { role: Role::Candidate, term, ..RoleView::nobody() },
         }
+    }
+
+    /// How far the log is released, as the leader of this term says; `None` while nobody leads, or
+    /// the leader has not said so yet.
+    pub fn released_by_leader(&self) -> Option<ReleasedByLeader> {
+        let (term, released) = match &self.state {
+            State::Leader(leader) => (leader.term.clone(), self.released),
+            State::Follower(following) => (following.term.clone()?, following.released?),
+            _ => return None,
+        };
+        Some(ReleasedByLeader { term, released })
     }
 
     /// The other nodes.
@@ -494,6 +507,7 @@ impl Replica {
             if heartbeat.leads && term.leader == from {
                 follows = self.hear_leader(term, now);
                 if follows {
+                    self.hear_released(heartbeat.released);
                     self.learn_committed(heartbeat.committed);
                 }
             }
