@@ -271,7 +271,7 @@ impl Shared {
             capture: Box::new(LocalCapture::new(
                 database::capture_settings(db),
                 self.log.clone(),
-                self.index.clone(),
+                (self.index.clone(), self.applied.clone()),
                 proposer,
                 self.tasks.clone(),
             )),

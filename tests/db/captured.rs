@@ -72,7 +72,7 @@ impl Alone {
             capture: Box::new(LocalCapture::new(
                 capture,
                 entries,
-                log.index(),
+                (log.index(), log.applied()),
                 log.proposer(),
                 tasks.clone(),
             )),
@@ -162,6 +162,15 @@ impl Alone {
         let _ = self.role_tx.send(role);
     }
 
+    /// That statement for the connection of capture; empty if there is none.
+    async fn dump_thread(&self, statement: &str) -> String {
+        let list = "SELECT MAX(id) FROM information_schema.processlist WHERE command='Binlog Dump'";
+        match self.server.value(list).await.as_str() {
+            "" => String::new(),
+            id => format!("{statement} {id}"),
+        }
+    }
+
     async fn ids(&self) -> String {
         let rows = "SELECT GROUP_CONCAT(id ORDER BY id) FROM app.t";
         self.server.try_value(rows).await.unwrap_or_default()
@@ -204,6 +213,48 @@ async fn what_waits_at_a_lost_lead_stays_if_the_log_holds_it_and_is_cut_off_if_n
     assert_eq!(alone.ids().await, "1,2");
     alone.run("INSERT INTO app.t VALUES (4)").await;
     assert_eq!(alone.log.gtids().last().map(String::as_str), Some("0-1-5"), "its number is free");
+}
+
+#[tokio::test]
+async fn a_lost_capture_is_resumed_in_its_term_and_nothing_is_cut_off_or_captured_twice() {
+    let alone = Alone::start().await;
+    alone.run("CREATE DATABASE app").await;
+    alone.run("CREATE TABLE app.t (id INT PRIMARY KEY)").await;
+    let before = alone.server.pid();
+    let proposed = alone.run_unheard("INSERT INTO app.t VALUES (1)").await;
+    alone.server.aside(&[&alone.dump_thread("KILL").await]).await;
+    // These wait behind the first in the database, and capture never saw them.
+    let mut unseen = Vec::new();
+    for sql in ["INSERT INTO app.t VALUES (2)", "INSERT INTO app.t VALUES (3)"] {
+        let connecting = alone.server.connect_as("app");
+        let commit = async move { connecting.await.query_drop(sql).await.is_ok() };
+        unseen.push(tokio::spawn(commit));
+    }
+    eventually("it waits for what is on its way", async || alone.log.waiting() == 2).await;
+    alone.log.open();
+    assert!(proposed.await.expect("ends"), "the log holds it, and it was acknowledged");
+    for commit in unseen {
+        assert!(commit.await.expect("ends"), "it was captured and acknowledged");
+    }
+    assert_eq!(alone.ids().await, "1,2,3");
+    assert_eq!(alone.log.gtids(), ["0-1-1", "0-1-2", "0-1-3", "0-1-4", "0-1-5"], "each once");
+    assert_eq!(alone.server.pid(), before, "nothing was killed");
+    assert!(alone.handle.step_down().borrow().is_none(), "it leads on");
+}
+
+#[tokio::test]
+async fn a_capture_that_is_lost_again_and_again_costs_the_lead() {
+    let alone = Alone::start().await;
+    eventually("it asks to step down", async || {
+        let kill = alone.dump_thread("KILL").await;
+        if !kill.is_empty() {
+            alone.server.aside(&[&kill]).await;
+        }
+        alone.handle.step_down().borrow().is_some()
+    })
+    .await;
+    let asked = alone.handle.step_down().borrow().clone().expect("it asked");
+    assert!(asked.reason.contains("capture ended"), "{}", asked.reason);
 }
 
 #[tokio::test]

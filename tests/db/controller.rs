@@ -200,6 +200,24 @@ async fn a_stray_row_is_cut_off_by_a_restart() {
 }
 
 #[tokio::test]
+async fn a_database_is_not_judged_by_a_log_that_is_still_received_again() {
+    let (log, a, b) = pair().await;
+    // The log was lost; an entry of the term is here again, far from all that is released.
+    b.hears(1, 50);
+    log.show(Some(1));
+    b.becomes(DbState::Starting).await;
+    let mut status = b.handle.status();
+    let judged = status.wait_for(|status| status.state == DbState::NeedsMigration);
+    let judged = tokio::time::timeout(Duration::from_secs(3), judged).await;
+    assert!(judged.is_err(), "{judged:?}");
+    log.show(None);
+    b.hears(1, 1);
+    b.becomes(DbState::Following).await;
+    write(&a, 2).await;
+    both_hold([&a, &b], "1,2").await;
+}
+
+#[tokio::test]
 async fn an_unclean_stop_behind_a_ddl_fence_needs_migration() {
     let (log, _a, b) = pair().await;
     let tail = log.tail().expect("rows");

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use wolfscale::{
     db::{
         controller::{
-            CaptureControl, CaptureError, Controller, ControllerHandle, ControllerSettings,
-            GtidIndex, Inputs,
+            CaptureControl, CaptureEnd, CaptureError, Controller, ControllerHandle,
+            ControllerSettings, GtidIndex, Inputs,
         },
         ddl_fence::DbRecords,
         gtid::Gtid,
@@ -36,6 +36,8 @@ use crate::controlled::{Controlled, DEADLINE};
 struct Written {
     tail: Option<Gtid>,
     reigns: Vec<(u64, u32)>,
+    /// The index shows no more than this.
+    shown: Option<u64>,
     term: u64,
 }
 
@@ -84,7 +86,15 @@ impl LogServer {
     }
 
     pub fn tail(&self) -> Option<Gtid> {
-        self.written.lock().expect("not poisoned").tail
+        let written = self.written.lock().expect("not poisoned");
+        let tail = written.tail?;
+        let sequence = tail.sequence.min(written.shown.unwrap_or(u64::MAX));
+        Some(Gtid { sequence, ..tail })
+    }
+
+    /// The index shows the log up to a sequence only, as while it is received again.
+    pub fn show(&self, up_to: Option<u64>) {
+        self.written.lock().expect("not poisoned").shown = up_to;
     }
 
     /// Stops taking and acknowledging, as a leader without a quorum.
@@ -127,9 +137,10 @@ impl GtidIndex for Index {
     }
 
     fn holds(&self, gtid: Gtid) -> Result<bool, StoreError> {
+        let tail = self.0.tail();
         let written = self.0.written.lock().expect("not poisoned");
         let reign = written.reigns.iter().rev().find(|(from, _)| *from <= gtid.sequence);
-        let passed = written.tail.is_some_and(|tail| gtid.sequence <= tail.sequence);
+        let passed = tail.is_some_and(|tail| gtid.sequence <= tail.sequence);
         Ok(passed && reign.is_some_and(|(_, server)| *server == gtid.server))
     }
 
@@ -192,7 +203,11 @@ impl CaptureControl for Following {
         Box::pin(async {})
     }
 
-    fn ended(&self) -> Option<String> {
+    fn resume(&mut self, _term: Term) -> BoxFuture<'_, Result<(), CaptureError>> {
+        Box::pin(async { Err(CaptureError("the server's own replica goes on by itself".into())) })
+    }
+
+    fn ended(&self) -> Option<CaptureEnd> {
         None
     }
 }
@@ -269,6 +284,12 @@ impl Member {
         let mut status = self.handle.status();
         let reached = tokio::time::timeout(DEADLINE, status.wait_for(|s| s.state == state)).await;
         assert!(reached.is_ok(), "not {state:?} but {:?}", self.handle.status().borrow());
+    }
+
+    /// The leader of a term says that so much is released, be it here or not.
+    pub fn hears(&self, number: u64, released: u64) {
+        let (term, released) = (term(number), Lsn(released));
+        let _ = self.told_tx.send(Some(ReleasedByLeader { term, released }));
     }
 
     fn set_role(&self, role: Role, number: u64, leader: &str) {

@@ -16,6 +16,8 @@ use crate::{
 pub const REPLICA_STARTS_MAX: u32 = 5;
 /// Failures in a row after which a live but silent database is killed and started again.
 pub const KILL_AFTER_FAILURES: u32 = 20;
+/// How often a lost capture is connected again in one term.
+pub const RESUMES_MAX: u32 = 3;
 /// Looks at which a replica may be ahead of a current log: the index may be about to show it.
 pub const AHEAD_LOOKS_MAX: u32 = 50;
 /// Errors that pass by themselves: connections, lock waits, deadlocks, and a temporary lack.
@@ -48,6 +50,8 @@ pub enum Action {
         /// The log's last transaction: where capture starts.
         after: Option<Gtid>,
     },
+    /// Capture was lost: connect it again, in the same term.
+    ResumeCapture(String),
     /// Close writes while the lead is still ours: a graceful hand-over.
     CloseWrites,
     /// The hand-over did not come about: open writes again.
@@ -74,6 +78,9 @@ fn leader(seen: &Observation, term: &Term, closed: bool) -> Action {
     if let Some(reason) = cannot_lead(seen) {
         return Action::StepDown(reason);
     }
+    if let Some(end) = &seen.capture_ended {
+        return Action::ResumeCapture(end.why.clone());
+    }
     match (closed, role.handing_over) {
         (false, true) => Action::CloseWrites,
         (true, false) if seen.hand_over_overdue => Action::Reopen,
@@ -87,8 +94,8 @@ fn cannot_lead(seen: &Observation) -> Option<String> {
     if let Some(reason) = &seen.migration {
         return Some(reason.clone());
     }
-    if let Some(reason) = &seen.capture_ended {
-        return Some(format!("capture ended: {reason}"));
+    if let Some(end) = seen.capture_ended.as_ref().filter(|_| !may_resume(seen)) {
+        return Some(format!("capture ended: {}", end.why));
     }
     match &seen.db {
         DbSeen::Down(why) if unhealthy(seen) => Some(format!("the database is down: {why}")),
@@ -100,6 +107,15 @@ fn cannot_lead(seen: &Observation) -> Option<String> {
         DbSeen::Up(server) if server.restarted => Some("the database was restarted".into()),
         DbSeen::Up(_) => None,
     }
+}
+
+/// Whether a capture that ended may be connected again in this term: a connection was lost, and
+/// nothing else. What waits in the database then is what nobody else has numbered.
+fn may_resume(seen: &Observation) -> bool {
+    let open = matches!(seen.part, Part::Leader { closed: false, .. }) && !seen.role.handing_over;
+    let same_run = matches!(&seen.db, DbSeen::Up(server) if !server.restarted);
+    let lost = seen.capture_ended.as_ref().is_some_and(|end| end.lost);
+    open && same_run && lost && seen.resumes < RESUMES_MAX
 }
 
 fn unhealthy(seen: &Observation) -> bool {
@@ -330,6 +346,7 @@ fn behind(log: &LogSeen, server: &ServerSeen) -> String {
 mod tests {
     use super::*;
     use crate::{
+        db::controller::seams::CaptureEnd,
         replicate::role::{Role, RoleView},
         types::Lsn,
     };
@@ -384,6 +401,7 @@ mod tests {
             db: DbSeen::Up(server()),
             migration: None,
             capture_ended: None,
+            resumes: 0,
             process_runs: Some(true),
             can_fence: true,
             outlived_restart: None,
@@ -483,8 +501,24 @@ mod tests {
         assert!(matches!(decide(&down(UNHEALTHY_AFTER, Some(true))), Action::StepDown(_)));
         let restarted = Observation { db: with(|s| s.restarted = true).db, ..leading() };
         assert!(matches!(decide(&restarted), Action::StepDown(_)));
-        let deaf = Observation { capture_ended: Some("closed".into()), ..leading() };
-        assert!(matches!(decide(&deaf), Action::StepDown(_)));
+    }
+
+    #[test]
+    fn a_lost_capture_is_resumed_in_its_term_and_only_if_nothing_else_happened() {
+        let ended = |lost| Some(CaptureEnd { why: "closed".into(), lost });
+        let deaf = Observation { capture_ended: ended(true), ..leading() };
+        assert_eq!(decide(&deaf), Action::ResumeCapture("closed".into()));
+        let tired = Observation { resumes: RESUMES_MAX, ..deaf.clone() };
+        let refused = Observation { capture_ended: ended(false), ..deaf.clone() };
+        let restarted = Observation { db: with(|s| s.restarted = true).db, ..deaf.clone() };
+        let down = Observation { db: DbSeen::Down("refused".into()), ..deaf.clone() };
+        let handing = RoleView { handing_over: true, ..leads(3) };
+        let handing = Observation { role: handing, ..deaf.clone() };
+        for seen in [tired, refused, restarted, down, handing] {
+            assert!(matches!(decide(&seen), Action::StepDown(_)), "{seen:?}");
+        }
+        let next = Observation { role: leads(4), ..deaf };
+        assert_eq!(decide(&next), Action::Lose, "another term may have numbered what waits");
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub struct Controller {
     pub(super) outlived_restart: Option<Gtid>,
     pub(super) failed_starts: FailedStarts,
     pub(super) replica: ReplicaProgress,
+    /// How often capture was lost in this term.
+    pub(super) resumes: u32,
     promotions_failed: u32,
     /// Since when this term's lead should be given up.
     step_down_since: Option<(Term, Instant)>,
@@ -154,6 +156,7 @@ impl Controller {
             outlived_restart: None,
             failed_starts: FailedStarts::default(),
             replica: ReplicaProgress::default(),
+            resumes: 0,
             promotions_failed: 0,
             step_down_since: None,
             step_down_at: None,
@@ -232,6 +235,7 @@ impl Controller {
                 }
                 promoted?;
             }
+            Action::ResumeCapture(why) => self.resume_capture(&why).await,
             Action::CloseWrites => self.close_writes().await?,
             Action::Reopen => self.reopen().await?,
             Action::Lose => self.lose().await?,
@@ -340,6 +344,8 @@ impl Controller {
             }
             Action::Restart(why) => (DbState::Unreachable, format!("restarting it: {why}")),
             Action::Migrate(why) => (DbState::NeedsMigration, why.clone()),
+            // Commits wait a little longer; it is still the leader's database.
+            Action::ResumeCapture(_) => (DbState::Leading, "connecting capture again".into()),
             // A hiccup of the replica threads takes no eligibility away.
             Action::StartReplica if before == DbState::Following => (before, String::new()),
             _ if matches!(seen.part, Part::Leader { .. }) => (DbState::Demoting, String::new()),

@@ -31,10 +31,11 @@ mod observe;
 mod promote;
 mod rebuilt;
 mod rejoin;
+mod resume;
 mod seams;
 mod start;
 
-pub use decide::{Action, KILL_AFTER_FAILURES, REPLICA_STARTS_MAX, decide, take_back};
+pub use decide::{Action, KILL_AFTER_FAILURES, REPLICA_STARTS_MAX, RESUMES_MAX, decide, take_back};
 pub use demote::{CLOSE_WAIT, SUCCESSOR_WAIT};
 pub use executor::{Controller, ControllerSettings, Inputs};
 pub use founding::{Founding, probe};
@@ -42,4 +43,4 @@ pub use handle::{CloseError, ControllerHandle, StepDown};
 pub use local_capture::LocalCapture;
 pub use observation::{At, DbSeen, FailedStart, LogSeen, Observation, Part, ServerSeen};
 pub use rebuilt::{Rebuilt, RebuiltError};
-pub use seams::{CaptureControl, CaptureError, GtidIndex};
+pub use seams::{CaptureControl, CaptureEnd, CaptureError, GtidIndex};

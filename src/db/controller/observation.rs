@@ -1,5 +1,6 @@
 //! What the controller knows at one moment; plain values, so that decisions can be tested by table.
 
+use super::seams::CaptureEnd;
 use crate::{
     db::{gtid::Gtid, mariadb::ReplicaStatus, requirements::Finding},
     replicate::role::RoleView,
@@ -19,8 +20,10 @@ pub struct Observation {
     pub db: DbSeen,
     /// Why it must be migrated, if that is recorded.
     pub migration: Option<String>,
-    /// Why the capture ended by itself, if it did.
-    pub capture_ended: Option<String>,
+    /// How the capture ended by itself, if it did.
+    pub capture_ended: Option<CaptureEnd>,
+    /// How often it was resumed in this term.
+    pub resumes: u32,
     /// The database's process, if there is a way to know.
     pub process_runs: Option<bool>,
     /// Whether the database can be killed and started from here.

@@ -99,6 +99,7 @@ impl Controller {
             failed_start: self.failed_starts.newest(),
             replica_starts: self.replica.starts,
             replica_ahead_looks: self.replica.ahead_looks,
+            resumes: self.resumes,
             failures: self.health.failures(),
             answered: self.checked.is_some(),
             hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
