@@ -1,6 +1,10 @@
 //! A database that holds what the cluster does not is rebuilt as docs/operations.md says.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use mysql_async::prelude::Queryable;
 
@@ -78,8 +82,9 @@ fn target_dir(copy: &Path) -> String {
 /// As an operator would; the node does not, before it has taken the database back.
 async fn start_database(cluster: &Cluster, index: usize) {
     let script = cluster.directory(index).join("db-start");
-    let mut server = cluster.command(index, script.to_str().expect("UTF-8"));
-    let _reaped_with_the_test = server.arg("--init-rpl-role=SLAVE").spawn().expect("start it");
+    let mut server = cluster.command(index, "sh");
+    server.args(["-c", "\"$0\" --init-rpl-role=SLAVE &"]).arg(script);
+    run(server.stdout(Stdio::null()).stderr(Stdio::null()));
     until("the copy answers", async || cluster.connect_as_admin(index).await.is_ok()).await;
 }
 

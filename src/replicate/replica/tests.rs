@@ -183,7 +183,7 @@ fn what_is_released_is_known_from_this_terms_leader_only() {
     let known = |node: &Node| node.replica.released_by_leader();
     let of = |term: Term, released| Some(ReleasedByLeader { term, released: Lsn(released) });
     let (first, second) = (term(1, "n1"), term(2, "n2"));
-    let mut node = Node::new("n3", &[first.clone()], HardState::default(), true);
+    let mut node = Node::new("n3", std::slice::from_ref(&first), HardState::default(), true);
     assert_eq!(known(&node), None, "what it kept itself says nothing");
     node.hear("n1", leads(first.clone(), 90));
     assert_eq!(known(&node), of(first.clone(), 90), "far beyond what it holds");
