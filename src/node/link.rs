@@ -28,19 +28,20 @@ use crate::{
 /// How often the status is put together while nothing changes: the others' silence grows.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
-/// The database's health decides whether this node may lead.
-pub(super) async fn eligibility(
+/// The database's health decides whether this node may lead; the others are told what it does.
+pub(super) async fn fitness(
     mut db: watch::Receiver<DbStatus>,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {
     let mut told = None;
     loop {
-        let eligible = db.borrow_and_update().eligible();
-        if told != Some(eligible) {
-            told = Some(eligible);
+        let state = db.borrow_and_update().state;
+        if told != Some(state) {
+            told = Some(state);
+            let (eligible, database) = (state.eligible(), state.code());
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(Request::SetEligible(eligible)).await;
+            let _stopping = requests.send(Request::SetFitness { eligible, database }).await;
         }
         tokio::select! {
             () = stop.cancelled() => return,

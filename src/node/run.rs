@@ -145,7 +145,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
         Some(db) => Some(shared.start_database(db, core.log_engine, proposer, base).await?),
         None => {
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(driver::Request::SetEligible(true)).await;
+            let _stopping = requests.send(driver::Request::SetFitness { eligible: true, database: 0 }).await;
             None
         }
     };
@@ -282,8 +282,8 @@ impl Shared {
         };
         let controller = Controller::spawn(settings, inputs, &self.tasks);
         let (requests, stop) = (self.requests.clone(), self.tasks.stopping());
-        let eligible = link::eligibility(controller.status(), requests.clone(), stop.clone());
-        self.tasks.spawn("eligibility", OnEnd::Ignore, eligible);
+        let fitness = link::fitness(controller.status(), requests.clone(), stop.clone());
+        self.tasks.spawn("fitness", OnEnd::Ignore, fitness);
         let step_downs = link::step_downs(controller.clone(), requests, stop);
         self.tasks.spawn("step-downs", OnEnd::Ignore, step_downs);
         Ok(controller)

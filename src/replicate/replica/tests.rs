@@ -115,6 +115,7 @@ fn heartbeat() -> Message {
         applied: Lsn::ZERO,
         eligible: false,
         cluster: None,
+        database: 0,
     })
 }
 
