@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    database::{BaseSender, base_of},
+    database::base_of,
     status::{self, Fixed},
 };
 use crate::{
@@ -79,7 +79,6 @@ pub(super) async fn step_downs(
 pub(super) async fn configuration(
     mut view: watch::Receiver<ReplicaView>,
     cluster: watch::Sender<Option<ClusterId>>,
-    base: BaseSender,
     index: DbIndex,
     stop: CancellationToken,
 ) {
@@ -87,9 +86,7 @@ pub(super) async fn configuration(
         let found = view.borrow_and_update().configuration.clone();
         if let Some(configuration) = found {
             cluster.send_replace(Some(configuration.cluster));
-            let from = base_of(configuration.base_gtid.as_deref());
-            index.set_base(from);
-            base.send_replace(from);
+            index.set_base(base_of(configuration.base_gtid.as_deref()));
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -76,8 +76,6 @@ pub struct Inputs {
     pub began: Position,
     /// The GTIDs in it.
     pub index: Arc<dyn GtidIndex>,
-    /// The GTID that the cluster's databases started from, once it is known that there is one.
-    pub base: watch::Receiver<Option<Gtid>>,
     /// Capture.
     pub capture: Box<dyn CaptureControl>,
     /// Durable facts about the database.

@@ -136,7 +136,7 @@ impl Controller {
         let newest =
             newest.first().map(|entry| Position { term: Some(entry.term.clone()), lsn: entry.lsn });
         let decided = newest.is_some_and(|newest| decided(&role, &newest, &self.inputs.began));
-        let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
+        let tail = self.inputs.index.tail()?.or(self.inputs.index.base());
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
 
@@ -160,7 +160,7 @@ impl Controller {
     /// Looks a position up in the log.
     pub(super) fn place(&self, log: &LogSeen, gtid: Option<Gtid>) -> Result<At, StoreError> {
         let Some(gtid) = gtid else { return Ok(At::Start) };
-        let base = *self.inputs.base.borrow();
+        let base = self.inputs.index.base();
         Ok(if base == Some(gtid) || self.inputs.index.holds(gtid)? {
             At::InLog(gtid)
         } else if gtid.sequence > log.tail.map_or(0, |tail| tail.sequence) {
