@@ -132,20 +132,15 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     );
     spawn_applier(core.applier, &marks, tasks);
 
-    let (base_tx, base) = watch::channel(None);
-    let links = link::configuration(
-        view.clone(),
-        cluster_tx,
-        base_tx,
-        shared.index.clone(),
-        stopping.clone(),
-    );
-    tasks.spawn("configuration", OnEnd::Ignore, links);
+    let (index, stop) = (shared.index.clone(), stopping.clone());
+    let configuration = link::configuration(view.clone(), cluster_tx, index, stop);
+    tasks.spawn("configuration", OnEnd::Ignore, configuration);
     let controller = match &config.db {
-        Some(db) => Some(shared.start_database(db, core.log_engine, proposer, base).await?),
+        Some(db) => Some(shared.start_database(db, core.log_engine, proposer).await?),
         None => {
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(driver::Request::SetEligible(true)).await;
+            let _stopping =
+                requests.send(driver::Request::SetFitness { eligible: true, database: 0 }).await;
             None
         }
     };
@@ -237,7 +232,6 @@ impl Shared {
         db: &config::Db,
         log_engine: Arc<dyn Engine>,
         proposer: Proposer,
-        base: watch::Receiver<Option<crate::db::gtid::Gtid>>,
     ) -> Result<ControllerHandle, NodeError> {
         let password = database::feed_password(&self.config, db);
         let writer = log_engine.clone();
@@ -267,7 +261,6 @@ impl Shared {
             log: self.log.clone(),
             released_by_leader: self.released_by_leader.clone(),
             index: Arc::new(self.index.clone()),
-            base,
             capture: Box::new(LocalCapture::new(
                 database::capture_settings(db),
                 self.log.clone(),
@@ -279,8 +272,8 @@ impl Shared {
         };
         let controller = Controller::spawn(settings, inputs, &self.tasks);
         let (requests, stop) = (self.requests.clone(), self.tasks.stopping());
-        let eligible = link::eligibility(controller.status(), requests.clone(), stop.clone());
-        self.tasks.spawn("eligibility", OnEnd::Ignore, eligible);
+        let fitness = link::fitness(controller.status(), requests.clone(), stop.clone());
+        self.tasks.spawn("fitness", OnEnd::Ignore, fitness);
         let step_downs = link::step_downs(controller.clone(), requests, stop);
         self.tasks.spawn("step-downs", OnEnd::Ignore, step_downs);
         Ok(controller)

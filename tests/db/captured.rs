@@ -68,7 +68,6 @@ impl Alone {
             applied: log.applied(),
             log: entries.clone(),
             index: Arc::new(log.index()),
-            base: watch::channel(None).1,
             capture: Box::new(LocalCapture::new(
                 capture,
                 entries,

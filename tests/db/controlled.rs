@@ -29,7 +29,7 @@ fn template() -> &'static Path {
     let made = TEMPLATE.get_or_init(|| {
         let dir = TempDir::new().expect("temporary directory");
         let status = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--user=root", "--skip-test-db"])
+            .args(["--no-defaults", "--user=root", "--skip-test-db", "--force"])
             .arg("--auth-root-authentication-method=normal")
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .stdout(Stdio::null())

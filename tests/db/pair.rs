@@ -132,6 +132,10 @@ impl Drop for LogServer {
 pub struct Index(pub Arc<LogServer>);
 
 impl GtidIndex for Index {
+    fn base(&self) -> Option<Gtid> {
+        None
+    }
+
     fn tail(&self) -> Result<Option<Gtid>, StoreError> {
         Ok(self.0.tail())
     }
@@ -262,7 +266,6 @@ impl Member {
             applied,
             log: Arc::new(Entries(log.clone())),
             index: Arc::new(Index(log.clone())),
-            base: watch::channel(None).1,
             capture: Box::new(capture),
             records: records.clone(),
         };

@@ -64,6 +64,7 @@ fn member(id: &str, liveness: Liveness) -> MemberStatus {
         durable: Lsn(7),
         applied: Lsn(6),
         eligible: true,
+        database: (id == "n1").then_some(DbState::Leading),
     }
 }
 

@@ -80,8 +80,6 @@ pub struct Inputs {
     pub released_by_leader: watch::Receiver<Option<ReleasedByLeader>>,
     /// The GTIDs in it.
     pub index: Arc<dyn GtidIndex>,
-    /// The GTID that the cluster's databases started from, once it is known that there is one.
-    pub base: watch::Receiver<Option<Gtid>>,
     /// Capture.
     pub capture: Box<dyn CaptureControl>,
     /// Durable facts about the database.

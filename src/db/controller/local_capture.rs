@@ -156,6 +156,10 @@ impl CaptureControl for LocalCapture {
 }
 
 impl GtidIndex for DbIndex {
+    fn base(&self) -> Option<Gtid> {
+        Self::base(self)
+    }
+
     fn tail(&self) -> Result<Option<Gtid>, StoreError> {
         Ok(DbIndex::tail(self)?.map(|place| place.gtid))
     }

@@ -151,15 +151,16 @@ impl Controller {
 
     /// What the log shows here and now.
     pub(super) fn log_seen(&self) -> Result<LogSeen, StoreError> {
+        // First what is told, then what is here: so the one cannot be ahead by the order of looks.
+        let told = self.inputs.released_by_leader.borrow().clone();
         let released = self.inputs.released.at();
         let applied = self.inputs.applied.at();
         let role = self.inputs.role.borrow().clone();
         let newest = self.inputs.log.read(released, released, usize::MAX)?;
         let newest =
             newest.first().map(|entry| Position { term: Some(entry.term.clone()), lsn: entry.lsn });
-        let told = self.inputs.released_by_leader.borrow().clone();
         let decided = newest.is_some_and(|newest| decided(&role, &newest, told.as_ref()));
-        let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
+        let tail = self.inputs.index.tail()?.or(self.inputs.index.base());
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
 
@@ -183,7 +184,7 @@ impl Controller {
     /// Looks a position up in the log.
     pub(super) fn place(&self, log: &LogSeen, gtid: Option<Gtid>) -> Result<At, StoreError> {
         let Some(gtid) = gtid else { return Ok(At::Start) };
-        let base = *self.inputs.base.borrow();
+        let base = self.inputs.index.base();
         Ok(if base == Some(gtid) || self.inputs.index.holds(gtid)? {
             At::InLog(gtid)
         } else if gtid.sequence > log.tail.map_or(0, |tail| tail.sequence) {

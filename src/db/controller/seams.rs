@@ -41,6 +41,10 @@ pub trait CaptureControl: Send + Sync + 'static {
 
 /// Which transactions the released and applied part of the log holds.
 pub trait GtidIndex: Send + Sync + 'static {
+    /// Where the cluster's databases stood when it was founded: the log goes on from there. `None`
+    /// for empty ones, or while it is not known.
+    fn base(&self) -> Option<Gtid>;
+
     /// The newest one.
     fn tail(&self) -> Result<Option<Gtid>, StoreError>;
 

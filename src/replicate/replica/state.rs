@@ -61,6 +61,7 @@ pub struct Replica {
     pub(super) founding: Option<FoundingPlan>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) eligible: bool,
+    database: u8,
     pub(super) state: State,
     /// Nothing is promised before this, so that a lease granted before a restart is honoured.
     pub(super) quiet_until: Moment,
@@ -147,6 +148,7 @@ impl Replica {
             configurations: start.configurations,
             founding,
             eligible: false,
+            database: 0,
             state: State::Follower(Following::default()),
             quiet_until,
             leaderless_since: quiet_until,
@@ -238,6 +240,11 @@ impl Replica {
     /// Whether this node may lead as far as its database and its operator are concerned.
     pub fn set_eligible(&mut self, eligible: bool) {
         self.eligible = eligible;
+    }
+
+    /// What this node's database does, for the others' status; zero for none. Decides nothing here.
+    pub fn set_database(&mut self, code: u8) {
+        self.database = code;
     }
 
     /// The appliers came so far.
@@ -492,6 +499,7 @@ impl Replica {
             applied: self.applied,
             eligible: self.may_stand(),
             cluster: self.configuration().map(|c| c.cluster),
+            database: self.database,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
     }

@@ -118,6 +118,7 @@ fn heartbeat() -> Message {
         applied: Lsn::ZERO,
         eligible: false,
         cluster: None,
+        database: 0,
     })
 }
 
