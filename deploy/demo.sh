@@ -24,6 +24,11 @@ elapsed() {
 say() { printf '[%6s s] %s\n' "$(elapsed)" "$*"; }
 more() { printf '%11s%s\n' '' "$*"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+fail_with_log() {
+    printf 'demo: %s; the end of %s:\n' "$1" "$2" >&2
+    tail -n 20 "$2" | sed 's/^/      /' >&2
+    exit 1
+}
 
 # --- what is where -------------------------------------------------------------------------------
 
@@ -210,10 +215,12 @@ SH
 make_database() {
     local dir=$HOME_DIR/$1
     install -d -o mysql -g mysql -m 755 "$dir/run" "$dir/db"
-    mariadb-install-db --no-defaults --user=mysql --datadir="$dir/db" --skip-test-db \
-        --auth-root-authentication-method=socket >"$dir/install.log" 2>&1
+    # --force: a machine whose own name does not resolve is fine, no account names it.
+    mariadb-install-db --no-defaults --force --user=mysql --datadir="$dir/db" --skip-test-db \
+        --auth-root-authentication-method=socket >"$dir/install.log" 2>&1 ||
+        fail_with_log "$node: mariadb-install-db failed" "$dir/install.log"
     mariadbd --no-defaults --bootstrap --user=mysql --datadir="$dir/db" \
-        >>"$dir/install.log" 2>&1 <<SQL
+        >>"$dir/install.log" 2>&1 <<SQL || fail_with_log "$node: no accounts" "$dir/install.log"
 FLUSH PRIVILEGES;
 CREATE USER wolfscale@localhost IDENTIFIED BY '$(password admin)';
 GRANT ALL PRIVILEGES ON *.* TO wolfscale@localhost;

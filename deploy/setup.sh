@@ -40,9 +40,19 @@ setup_apt() (
     printf '#!/bin/sh\nexit 101\n' >"$SETUP_POLICY"
     chmod 755 "$SETUP_POLICY"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq -o Dpkg::Use-Pty=0 update >/dev/null
-    apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install "$@" >/dev/null
+    setup_quietly apt-get -qq -o Dpkg::Use-Pty=0 update
+    setup_quietly apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install "$@"
 )
+
+# Runs a command and shows what it said only if it failed.
+setup_quietly() {
+    local said code=0
+    said=$("$@" 2>&1) || code=$?
+    if ((code != 0)); then
+        printf '%s\n' "$said" >&2
+        setup_fail "\`$*\` failed"
+    fi
+}
 
 setup_packages() {
     local package missing=()

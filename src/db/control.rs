@@ -24,6 +24,8 @@ pub const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long systemctl may take to answer anything but start and stop.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many lines of the journal of one start are read.
+const JOURNAL_LINES_MAX: u32 = 500;
 /// What `/proc/PID/comm` of a database server starts with.
 const SERVER_NAMES: [&str; 2] = ["mariadbd", "mysqld"];
 
@@ -64,7 +66,7 @@ pub struct Commands {
 pub enum StartRole {
     /// Cuts it off (`init_rpl_role=SLAVE`): how every start is tried first.
     Follower,
-    /// Commits it: only after a start as follower has failed ("unsafe statement").
+    /// Commits it: only after the server itself refused to cut it off ("unsafe statement").
     Default,
 }
 
@@ -207,13 +209,27 @@ impl Control {
         }
     }
 
+    /// Which start of its unit was the last; `None` without a unit, or if it never started.
+    pub(super) async fn invocation(&self) -> Option<String> {
+        let Self::Systemd { unit } = self else { return None };
+        let ask = ["show", "--property=InvocationID", "--value", unit];
+        let id = output("systemctl", &ask).await?.trim().to_owned();
+        Some(id).filter(|id| !id.is_empty())
+    }
+
+    /// What the journal holds of one start of the unit; empty if it cannot be read.
+    pub(super) async fn journal(&self, invocation: &str) -> String {
+        let of_it = format!("_SYSTEMD_INVOCATION_ID={invocation}");
+        let lines = format!("--lines={JOURNAL_LINES_MAX}");
+        let ask = ["--no-pager", "--output=cat", &lines, &of_it];
+        output("journalctl", &ask).await.unwrap_or_default()
+    }
+
     /// The main process of the unit; `Some(None)` if it has none.
     async fn pid(&self) -> Option<Option<Pid>> {
         let Self::Systemd { unit } = self else { return None };
         let ask = ["show", "--property=MainPID", "--value", unit];
-        let output = Command::new("systemctl").args(ask).stdin(Stdio::null()).output();
-        let output = tokio::time::timeout(ASK_TIMEOUT, output).await.ok()?.ok()?;
-        Some(parse_pid(&String::from_utf8_lossy(&output.stdout)))
+        Some(parse_pid(&output("systemctl", &ask).await?))
     }
 
     fn signal_pid(&self, what: &'static str, signal: Signal) -> Result<(), ControlError> {
@@ -239,6 +255,13 @@ impl Control {
         let waited = tokio::time::timeout(after, gone).await;
         waited.map_err(|_| ControlError::Timeout { what, after })
     }
+}
+
+/// What a program that only tells says; `None` if it cannot be asked.
+async fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(ASK_TIMEOUT, output).await.ok()?.ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn systemctl(arguments: &[&str]) -> Vec<String> {

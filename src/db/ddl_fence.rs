@@ -1,5 +1,5 @@
-//! Small durable facts about the local database: the DDL that is being fed, and why it must be
-//! migrated.
+//! Small durable facts about the local database: the DDL that is being fed, why it must be migrated,
+//! and where its server writes its error log, to be read when the server does not start.
 //!
 //! MariaDB's DDL and its replica position are not atomic: killed between the two, a replica comes
 //! back with the change made and the position before it, or with a group of its own in its binlog.
@@ -8,6 +8,7 @@
 //! change was made: for now the node must be migrated.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -119,6 +120,21 @@ impl DbRecords {
         (self.commit)(batch)
     }
 
+    /// Where the server writes its error log, as it last said.
+    pub fn error_log(&self) -> Result<Option<PathBuf>, StoreError> {
+        let bytes = self.state.get(keys::DB_META, keys::ERROR_LOG)?;
+        Ok(bytes.map(|b| codec::decode::<ErrorLogV1>(&b)).transpose()?.map(|log| log.path.into()))
+    }
+
+    /// Records where the server writes its error log. Blocking.
+    pub fn note_error_log(&self, path: &Path) -> Result<(), StoreError> {
+        if self.error_log()?.as_deref() == Some(path) {
+            return Ok(());
+        }
+        let stored = ErrorLogV1 { path: path.to_string_lossy().into_owned() };
+        self.put(keys::ERROR_LOG, codec::encode(&stored, Compress::Never))
+    }
+
     fn put(&self, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         batch.put(keys::DB_META, key, Bytes::from(value));
@@ -158,6 +174,18 @@ impl Stored for NeedsMigrationV1 {
     const NAME: &'static str = "migration mark";
 }
 
+/// Where the server writes its error log, frozen.
+#[derive(Archive, Serialize, Deserialize, PartialEq, Debug)]
+pub struct ErrorLogV1 {
+    /// Its path on this machine.
+    pub path: String,
+}
+
+impl Stored for ErrorLogV1 {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "error log";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,5 +216,15 @@ mod tests {
         assert_eq!(records.needs_migration().expect("reads").as_deref(), Some("first"));
         records.migrated().expect("writes");
         assert_eq!(records.needs_migration().expect("reads"), None);
+    }
+
+    #[test]
+    fn the_newest_place_of_the_error_log_is_kept() {
+        let records = records();
+        assert_eq!(records.error_log().expect("reads"), None);
+        for path in ["/old/error.log", "/new/error.log"].map(Path::new) {
+            records.note_error_log(path).expect("writes");
+            assert_eq!(records.error_log().expect("reads").as_deref(), Some(path));
+        }
     }
 }

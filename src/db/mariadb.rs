@@ -312,6 +312,18 @@ impl Session {
         })
     }
 
+    /// `@@gtid_binlog_state`: the newest group of each server in its own binlog; empty for none.
+    pub async fn binlog_state(&mut self) -> Result<String, DbError> {
+        self.scalar("read binlog state", "SELECT @@gtid_binlog_state").await
+    }
+
+    /// Where it writes its error log; `None` if that is its standard error.
+    pub async fn error_log(&mut self) -> Result<Option<PathBuf>, DbError> {
+        let row = self.row("read error log", "SELECT @@log_error, @@datadir".into()).await?;
+        let text = |i: usize| row.get(i).and_then(|c| c.1.clone()).unwrap_or_default();
+        Ok(Some(text(0)).filter(|log| !log.is_empty()).map(|log| PathBuf::from(text(1)).join(log)))
+    }
+
     /// Global variables by name, lower case; absent ones are unknown to the server.
     pub async fn variables(&mut self, names: &[&str]) -> Result<Vec<(String, String)>, DbError> {
         let list = names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(",");

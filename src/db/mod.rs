@@ -13,4 +13,5 @@ pub mod index;
 pub mod mariadb;
 pub mod protocol;
 pub mod requirements;
+pub mod server_log;
 pub mod status;

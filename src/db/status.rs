@@ -23,6 +23,35 @@ pub enum DbState {
     NeedsMigration,
 }
 
+/// Every state with the code by which nodes tell each other, as in `types.proto`.
+const CODES: [(DbState, u8); 8] = [
+    (DbState::Starting, 1),
+    (DbState::Unreachable, 2),
+    (DbState::Misconfigured, 3),
+    (DbState::Following, 4),
+    (DbState::Promoting, 5),
+    (DbState::Leading, 6),
+    (DbState::Demoting, 7),
+    (DbState::NeedsMigration, 8),
+];
+
+impl DbState {
+    /// Whether a node whose database is so may lead.
+    pub fn eligible(self) -> bool {
+        matches!(self, Self::Following | Self::Promoting | Self::Leading)
+    }
+
+    /// The code of the state; never zero.
+    pub fn code(self) -> u8 {
+        CODES.iter().find(|(state, _)| *state == self).map_or(0, |(_, code)| *code)
+    }
+
+    /// The state of that code; `None` for zero (no database) and for what a newer node may say.
+    pub fn from_code(code: u8) -> Option<Self> {
+        CODES.iter().find(|(_, known)| *known == code).map(|(state, _)| *state)
+    }
+}
+
 /// The local database, for `status` and for the eligibility of this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DbStatus {
@@ -30,7 +59,7 @@ pub struct DbStatus {
     pub state: DbState,
     /// Why it is so, in a sentence; empty if there is nothing to say.
     pub detail: String,
-    /// Lines to change, one a row, where the state is `Misconfigured`.
+    /// What to do, one a row: lines to change where the state is `Misconfigured`.
     pub advice: Vec<String>,
     /// `@@version`, once seen.
     pub version: Option<String>,
@@ -52,6 +81,20 @@ impl DbStatus {
 
     /// Whether this node may lead, as far as its database is concerned.
     pub fn eligible(&self) -> bool {
-        matches!(self.state, DbState::Following | DbState::Promoting | DbState::Leading)
+        self.state.eligible()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_name_states_and_nothing_else() {
+        for (state, code) in CODES {
+            assert_eq!((state.code(), DbState::from_code(code)), (code, Some(state)));
+        }
+        assert_eq!(DbState::from_code(0), None, "no database");
+        assert_eq!(DbState::from_code(200), None, "of a newer program");
     }
 }

@@ -2,16 +2,18 @@
 
 use crate::{
     db::{
+        controller::{ControllerHandle, RebuiltError},
         mariadb::MariaDb,
         requirements::{self, Wanted},
     },
-    server::backend::{AdminBackend, BackendError, Configured, Diagnosis},
+    server::backend::{AdminBackend, BackendError, Configured, Diagnosis, TakenBack},
 };
 
 /// The actions on the local database.
 pub(super) struct LocalBackend {
     pub db: MariaDb,
     pub wanted: Wanted,
+    pub controller: ControllerHandle,
 }
 
 #[tonic::async_trait]
@@ -40,5 +42,13 @@ impl AdminBackend for LocalBackend {
             written.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         }
         Ok(Configured { diff, written: changed && !dry_run, path, restart_needed: changed })
+    }
+
+    async fn take_database_back(&self) -> Result<TakenBack, BackendError> {
+        let taken = self.controller.take_back().await.map_err(|e| match e {
+            RebuiltError::Refused(why) => BackendError::NotReady(why),
+            RebuiltError::Ended => BackendError::Indeterminate(e.to_string()),
+        })?;
+        Ok(TakenBack { reason: taken.reason, position: taken.position })
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -114,6 +113,3 @@ fn password(user: &config::DbUser) -> String {
 pub(super) fn base_of(base: Option<&str>) -> Option<Gtid> {
     base.and_then(|text| text.split(',').find_map(|gtid| gtid.parse().ok()))
 }
-
-/// The sender is kept by the node for as long as it runs.
-pub(super) type BaseSender = watch::Sender<Option<Gtid>>;

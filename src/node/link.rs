@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    database::{BaseSender, base_of},
+    database::base_of,
     status::{self, Fixed},
 };
 use crate::{
@@ -28,19 +28,20 @@ use crate::{
 /// How often the status is put together while nothing changes: the others' silence grows.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
-/// The database's health decides whether this node may lead.
-pub(super) async fn eligibility(
+/// The database's health decides whether this node may lead; the others are told what it does.
+pub(super) async fn fitness(
     mut db: watch::Receiver<DbStatus>,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {
     let mut told = None;
     loop {
-        let eligible = db.borrow_and_update().eligible();
-        if told != Some(eligible) {
-            told = Some(eligible);
+        let state = db.borrow_and_update().state;
+        if told != Some(state) {
+            told = Some(state);
+            let (eligible, database) = (state.eligible(), state.code());
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(Request::SetEligible(eligible)).await;
+            let _stopping = requests.send(Request::SetFitness { eligible, database }).await;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -78,7 +79,6 @@ pub(super) async fn step_downs(
 pub(super) async fn configuration(
     mut view: watch::Receiver<ReplicaView>,
     cluster: watch::Sender<Option<ClusterId>>,
-    base: BaseSender,
     index: DbIndex,
     stop: CancellationToken,
 ) {
@@ -86,9 +86,7 @@ pub(super) async fn configuration(
         let found = view.borrow_and_update().configuration.clone();
         if let Some(configuration) = found {
             cluster.send_replace(Some(configuration.cluster));
-            let from = base_of(configuration.base_gtid.as_deref());
-            index.set_base(from);
-            base.send_replace(from);
+            index.set_base(base_of(configuration.base_gtid.as_deref()));
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -40,7 +40,7 @@ use crate::{
         host::{Host, Watermarks},
         propose::Proposer,
         replica::{FoundingPlan, Timing},
-        role::RoleView,
+        role::{ReleasedByLeader, RoleView},
         storage::LogStorage,
         transport::{
             Transport,
@@ -59,7 +59,7 @@ use crate::{
     },
     store::{Durability, Engine},
     tasks::{OnEnd, Tasks},
-    types::{ClusterId, NodeId, Position},
+    types::{ClusterId, NodeId},
     wire::peer_server::PeerServer,
 };
 
@@ -110,7 +110,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     let (marks, role, notice) = (core.host.watermarks(), core.host.role(), core.host.notice());
     let applied = core.applier.applied();
     let shared = Shared {
-        began: core.began,
+        released_by_leader: core.host.released_by_leader(),
         config: config.clone(),
         tasks: tasks.clone(),
         log: core.source.clone(),
@@ -138,20 +138,15 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     );
     spawn_applier(core.applier, &marks, tasks);
 
-    let (base_tx, base) = watch::channel(None);
-    let links = link::configuration(
-        view.clone(),
-        cluster_tx,
-        base_tx,
-        shared.index.clone(),
-        stopping.clone(),
-    );
-    tasks.spawn("configuration", OnEnd::Ignore, links);
+    let (index, stop) = (shared.index.clone(), stopping.clone());
+    let configuration = link::configuration(view.clone(), cluster_tx, index, stop);
+    tasks.spawn("configuration", OnEnd::Ignore, configuration);
     let controller = match &config.db {
-        Some(db) => Some(shared.start_database(db, core.log_engine, proposer, base).await?),
+        Some(db) => Some(shared.start_database(db, core.log_engine, proposer).await?),
         None => {
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(driver::Request::SetEligible(true)).await;
+            let _stopping =
+                requests.send(driver::Request::SetFitness { eligible: true, database: 0 }).await;
             None
         }
     };
@@ -167,15 +162,13 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     };
     let (status_tx, status_rx) = watch::channel(status.compose());
     tasks.spawn("status", OnEnd::Ignore, status.run(status_tx, stopping));
-    shared.serve(listener, transport.service, kv, status_rx).await?;
+    shared.serve(listener, transport.service, kv, status_rx, controller.as_ref()).await?;
     info!(id = %config.node.id, grpc = %config.listen.grpc, "the node runs");
     Ok(Started { controller, requests, role })
 }
 
 /// The replica and what it stands on, before its tasks run.
 struct Core {
-    /// Where the log ended at the start.
-    began: Position,
     host: Host<LogStorage>,
     storage: mpsc::UnboundedReceiver<crate::replicate::storage::StorageEvent>,
     applier: Applier,
@@ -214,7 +207,6 @@ impl Core {
         let identity = (config.node.id.clone(), stores.incarnation);
         let host = Host::new(identity, replica, stores.log, writer, transport);
         Ok(Self {
-            began: stores.began,
             host,
             storage,
             applier,
@@ -230,7 +222,7 @@ impl Core {
 
 /// What the parts of the node share.
 struct Shared {
-    began: Position,
+    released_by_leader: watch::Receiver<Option<ReleasedByLeader>>,
     config: Arc<Config>,
     tasks: Tasks,
     log: Arc<dyn EntrySource>,
@@ -279,7 +271,6 @@ impl Shared {
         db: &config::Db,
         log_engine: Arc<dyn Engine>,
         proposer: Proposer,
-        base: watch::Receiver<Option<crate::db::gtid::Gtid>>,
     ) -> Result<ControllerHandle, NodeError> {
         let password = database::feed_password(&self.config, db);
         let writer = log_engine.clone();
@@ -307,13 +298,12 @@ impl Shared {
             released: self.marks.released.clone(),
             applied: self.applied.clone(),
             log: self.log.clone(),
-            began: self.began.clone(),
+            released_by_leader: self.released_by_leader.clone(),
             index: Arc::new(self.index.clone()),
-            base,
             capture: Box::new(LocalCapture::new(
                 database::capture_settings(db),
                 self.log.clone(),
-                self.index.clone(),
+                (self.index.clone(), self.applied.clone()),
                 proposer,
                 self.tasks.clone(),
             )),
@@ -321,8 +311,8 @@ impl Shared {
         };
         let controller = Controller::spawn(settings, inputs, &self.tasks);
         let (requests, stop) = (self.requests.clone(), self.tasks.stopping());
-        let eligible = link::eligibility(controller.status(), requests.clone(), stop.clone());
-        self.tasks.spawn("eligibility", OnEnd::Ignore, eligible);
+        let fitness = link::fitness(controller.status(), requests.clone(), stop.clone());
+        self.tasks.spawn("fitness", OnEnd::Ignore, fitness);
         let step_downs = link::step_downs(controller.clone(), requests, stop);
         self.tasks.spawn("step-downs", OnEnd::Ignore, step_downs);
         Ok(controller)
@@ -335,10 +325,12 @@ impl Shared {
         peers: PeerServer<PeerService>,
         kv: KvFront,
         status: watch::Receiver<NodeStatus>,
+        controller: Option<&ControllerHandle>,
     ) -> Result<(), NodeError> {
-        let backend: Arc<dyn AdminBackend> = match &self.config.db {
+        let backend: Arc<dyn AdminBackend> = match self.config.db.as_ref().zip(controller) {
             None => Arc::new(NoDatabase),
-            Some(db) => Arc::new(LocalBackend {
+            Some((db, controller)) => Arc::new(LocalBackend {
+                controller: controller.clone(),
                 db: MariaDb::new(database::admin_settings(db)),
                 wanted: database::wanted(db),
             }),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     cluster::membership::Configuration,
-    db::status::DbStatus,
+    db::status::{DbState, DbStatus},
     replicate::driver::ReplicaView,
     server::status::{Liveness, Marks, MemberStatus, NodeStatus},
     types::{Incarnation, Lsn, NodeId},
@@ -73,6 +73,7 @@ fn members(
         durable: peer.durable.lsn,
         applied: peer.applied,
         eligible: peer.eligible,
+        database: DbState::from_code(peer.database),
     });
     let own = MemberStatus {
         id: fixed.id.clone(),
@@ -83,6 +84,7 @@ fn members(
         durable: view.durable,
         applied,
         eligible: view.counts && db.is_none_or(DbStatus::eligible),
+        database: db.map(|db| db.state),
     };
     let mut members: Vec<MemberStatus> = others.chain([own]).collect();
     members.sort_by(|a, b| a.id.cmp(&b.id));

@@ -15,7 +15,7 @@ use crate::{
     log::Log,
     replicate::replica::HardState,
     store::{Engine, SledEngine, SledOptions, StoreError},
-    types::{ClusterId, Incarnation, Lsn, Position},
+    types::{ClusterId, Incarnation, Lsn},
 };
 
 /// A node's stores, open.
@@ -31,8 +31,6 @@ pub(super) struct Stores {
     pub remembers: bool,
     /// What an operator should know about it.
     pub notices: Vec<String>,
-    /// Where the log ended, also if that is lost now.
-    pub began: Position,
 }
 
 /// Opens all of it. Blocking.
@@ -49,7 +47,7 @@ pub(super) fn open(config: &Config) -> Result<Stores, NodeError> {
         error!(notice, "damaged log");
         notices.push(notice);
     }
-    let (identity, remembers, began) = open_identity(config, &log, &mut notices)?;
+    let (identity, remembers) = open_identity(config, &log, &mut notices)?;
     let kept = identity.load()?;
     let state = open_state(&dir.join("state"), &log, &mut notices)?;
     Ok(Stores {
@@ -62,7 +60,6 @@ pub(super) fn open(config: &Config) -> Result<Stores, NodeError> {
         identity,
         remembers,
         notices,
-        began,
     })
 }
 
@@ -70,7 +67,7 @@ fn open_identity(
     config: &Config,
     log: &Log,
     notices: &mut Vec<String>,
-) -> Result<(IdentityFile, bool, Position), NodeError> {
+) -> Result<(IdentityFile, bool), NodeError> {
     let path = config.node.data_dir.join("identity");
     let incarnation = new_incarnation()?;
     let first = || Identity::new(config.node.id.clone(), incarnation);
@@ -84,8 +81,6 @@ fn open_identity(
         return Err(NodeError::OtherNode { path, kept: identity.node.to_string() });
     }
     let last = log.shape().last_lsn();
-    let kept = Position { term: identity.accepted.clone(), lsn: identity.durable.lsn };
-    let began = log.shape().last().max(kept);
     let lost = match verdict(&identity, last, |lsn| log.chain_at(lsn).ok()) {
         Verdict::Remembered if created && last > Lsn::ZERO => {
             Some("its identity file is gone".to_owned())
@@ -93,7 +88,7 @@ fn open_identity(
         Verdict::Remembered => None,
         Verdict::Amnesiac { why } => Some(why.to_string()),
     };
-    let Some(lost) = lost else { return Ok((file, true, began)) };
+    let Some(lost) = lost else { return Ok((file, true)) };
     let notice = format!(
         "this node lost what it had acknowledged ({lost}); it receives the log under a new \
          incarnation and does not vote; this version has no way yet to admit it again: see \
@@ -104,7 +99,7 @@ fn open_identity(
     let incarnation = if created { identity.incarnation } else { incarnation };
     identity = Identity { cluster: identity.cluster, ..Identity::new(identity.node, incarnation) };
     file.save(&identity)?;
-    Ok((file, false, began))
+    Ok((file, false))
 }
 
 /// The state store is made from the log: one that is damaged or does not fit is made again.

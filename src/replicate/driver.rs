@@ -34,8 +34,13 @@ pub const REQUESTS_WAITING_MAX: usize = 64;
 /// What the node asks of the replica, beyond proposals.
 #[derive(Debug)]
 pub enum Request {
-    /// Whether the database is fit to lead.
-    SetEligible(bool),
+    /// Whether this node is fit to lead, and what its database does (zero for none).
+    SetFitness {
+        /// It may stand.
+        eligible: bool,
+        /// As [`Replica::set_database`](super::replica::Replica::set_database) takes it.
+        database: u8,
+    },
     /// What this node would found became known.
     SetFounding(FoundingPlan),
     /// Give the lead to another; answers whether there is one to wait for.
@@ -146,7 +151,10 @@ fn stored(host: &mut Host<LogStorage>, event: StorageEvent) {
 
 fn asked(host: &mut Host<LogStorage>, request: Request) {
     match request {
-        Request::SetEligible(eligible) => host.replica_mut().set_eligible(eligible),
+        Request::SetFitness { eligible, database } => {
+            host.replica_mut().set_eligible(eligible);
+            host.replica_mut().set_database(database);
+        }
         Request::SetFounding(plan) => host.replica_mut().set_founding(plan),
         Request::HandOver(answer) => {
             let heir = host.replica_mut().hand_over(clock::now());

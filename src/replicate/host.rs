@@ -13,7 +13,7 @@ use super::{
     message::{Append, Envelope, Fetched, Message, Run},
     propose::{Proposal, ProposeError, Released},
     replica::{CommittedV1, Effect, Entries, HardState, ReadTicket, Replica, Ticket, Write},
-    role::RoleView,
+    role::{ReleasedByLeader, RoleView},
     transport::Transport,
 };
 use crate::{
@@ -90,6 +90,7 @@ pub struct Host<W> {
     setters: Setters,
     marks: Watermarks,
     role: watch::Sender<RoleView>,
+    released_by_leader: watch::Sender<Option<ReleasedByLeader>>,
     notice: watch::Sender<Option<String>>,
     fatal: Option<String>,
 }
@@ -144,6 +145,7 @@ impl<W: LogWriter> Host<W> {
                 released: released_mark,
             },
             role: watch::channel(RoleView::nobody()).0,
+            released_by_leader: watch::channel(None).0,
             notice: watch::channel(None).0,
             fatal: None,
         }
@@ -168,6 +170,12 @@ impl<W: LogWriter> Host<W> {
     pub fn tick(&mut self, now: Moment) {
         self.replica.tick(now);
         self.settle(now);
+        let released = self.replica.released_by_leader();
+        self.released_by_leader.send_if_modified(|told| {
+            let changed = *told != released;
+            *told = released;
+            changed
+        });
     }
 
     /// The write of that ticket and all before it are durable.
@@ -253,6 +261,11 @@ impl<W: LogWriter> Host<W> {
     /// Leadership, as it changes.
     pub fn role(&self) -> watch::Receiver<RoleView> {
         self.role.subscribe()
+    }
+
+    /// How far the leader says that its log is released, as of the last tick.
+    pub fn released_by_leader(&self) -> watch::Receiver<Option<ReleasedByLeader>> {
+        self.released_by_leader.subscribe()
     }
 
     /// What an operator should know about the cluster's formation.

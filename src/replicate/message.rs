@@ -82,6 +82,10 @@ pub struct Heartbeat {
     pub eligible: bool,
     /// The cluster that the sender belongs to, once it does.
     pub cluster: Option<ClusterId>,
+    /// What the sender's database does, as [`Replica::set_database`] was told.
+    ///
+    /// [`Replica::set_database`]: super::replica::Replica::set_database
+    pub database: u8,
 }
 
 /// The answer to a heartbeat.

@@ -28,6 +28,16 @@ pub struct RoleView {
     pub handing_over: bool,
 }
 
+/// How far the leader of a term says that its log is released. From the moment when that includes
+/// an entry of the term itself, it includes everything that any term before it decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReleasedByLeader {
+    /// The term.
+    pub term: Term,
+    /// As the leader last said.
+    pub released: Lsn,
+}
+
 impl RoleView {
     /// Nobody leads, as far as this node knows.
     pub fn nobody() -> Self {

@@ -24,12 +24,24 @@ pub struct Configured {
     pub restart_needed: bool,
 }
 
+/// A database that was taken back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TakenBack {
+    /// Why it had to be rebuilt.
+    pub reason: String,
+    /// The GTID that it goes on from; empty for the beginning of the log.
+    pub position: String,
+}
+
 /// Why an action is not known to be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
     /// Rejected: the node runs no database.
     #[error("this node runs no database: its configuration has no [db] section")]
     NoDatabase,
+    /// Rejected: it did not happen, and will not before something else is done.
+    #[error("{0}")]
+    NotReady(String),
     /// Rejected: it did not happen.
     #[error("{0}")]
     Rejected(String),
@@ -45,6 +57,8 @@ pub trait AdminBackend: Send + Sync + 'static {
     async fn diagnose_database(&self) -> Result<Diagnosis, BackendError>;
     /// Writes the database's option file, or with `dry_run` only shows the change.
     async fn configure_database(&self, dry_run: bool) -> Result<Configured, BackendError>;
+    /// Lets a database follow again that had to be rebuilt, if it is seen to be.
+    async fn take_database_back(&self) -> Result<TakenBack, BackendError>;
 }
 
 /// Of a node without a database.
@@ -58,6 +72,10 @@ impl AdminBackend for NoDatabase {
     }
 
     async fn configure_database(&self, _dry_run: bool) -> Result<Configured, BackendError> {
+        Err(BackendError::NoDatabase)
+    }
+
+    async fn take_database_back(&self) -> Result<TakenBack, BackendError> {
         Err(BackendError::NoDatabase)
     }
 }

@@ -1,7 +1,7 @@
 //! What a node tells about itself and the cluster; filled by `node`, served by gRPC and HTTP.
 
 use crate::{
-    db::status::DbStatus,
+    db::status::{DbState, DbStatus},
     replicate::role::RoleView,
     types::{ClusterId, Incarnation, Lsn, NodeId, Position},
 };
@@ -34,6 +34,8 @@ pub struct MemberStatus {
     pub applied: Lsn,
     /// Whether it could lead.
     pub eligible: bool,
+    /// What its database does, as last heard; `None` if it runs none, or never said.
+    pub database: Option<DbState>,
 }
 
 /// The log's watermarks on this node.

@@ -14,7 +14,7 @@
 //! | state | `20` GTIDs | domain u32, seq u64 | `DbPlaceV1` (server, first and last LSN, term) | `db/` |
 //! | state | `21` formats | lsn u64 | empty: a binlog format entry is at that LSN | `db/` |
 //! | state | `22` db meta | `tail` | `DbPlaceV1` | `db/` |
-//! | log | `22` db meta | `ddl-fence`, `needs-migration` | its struct; survives a rebuilt state | `db/` |
+//! | log | `22` db meta | `ddl-fence`, `needs-migration`, `error-log` | its struct; survives a rebuilt state | `db/` |
 //! | state | `30` pairs | the key | `PairV1` (value, revisions, lease) | `kv/` |
 //! | state | `31` leases | lease u64 | `LeaseV1` (time to live, deadline, keys) | `kv/` |
 //! | state | `32` keys of leases | lease u64, the key | empty | `kv/` |
@@ -83,6 +83,8 @@ pub const DB_TAIL: &[u8] = b"tail";
 pub const DDL_FENCE: &[u8] = b"ddl-fence";
 /// In [`DB_META`]: why this node's database needs to be migrated, once it does.
 pub const NEEDS_MIGRATION: &[u8] = b"needs-migration";
+/// In [`DB_META`]: where the local server writes its error log.
+pub const ERROR_LOG: &[u8] = b"error-log";
 
 /// The key of an entry, and of anything else that is ordered by LSN alone.
 pub fn lsn(lsn: Lsn) -> [u8; 8] {

@@ -6,7 +6,7 @@ use mysql_async::{Params, prelude::Queryable};
 use tokio::task::JoinHandle;
 use wolfscale::{
     db::{
-        capture::{Capture, CaptureError, CaptureHandle, CaptureSettings, CaptureState},
+        capture::{Beginning, Capture, CaptureError, CaptureHandle, CaptureSettings, CaptureState},
         command::DbCommand,
         gtid::Gtid,
         protocol::{client::Endpoint, packet::WireError},
@@ -62,9 +62,17 @@ impl Rig {
 
     async fn try_capture(&self, settings: CaptureSettings) -> Result<CaptureHandle, CaptureError> {
         let from = self.log.index().tail().expect("readable").map(|place| place.gtid);
+        self.begin(settings, Beginning::Behind(from)).await
+    }
+
+    async fn begin(
+        &self,
+        settings: CaptureSettings,
+        beginning: Beginning,
+    ) -> Result<CaptureHandle, CaptureError> {
         let log = &self.log;
         let (term, format, proposer) = (log.term(), log.format(), log.proposer());
-        Capture::start(settings, term, from, format, proposer, &self.tasks).await
+        Capture::start(settings, term, beginning, format, proposer, &self.tasks).await
     }
 
     /// A client that runs a statement on a connection of its own, and ends when it is answered.
@@ -254,6 +262,28 @@ async fn a_group_that_was_cut_off_is_captured_again_in_the_next_term() {
     let gtids = rig.log.gtids();
     assert_eq!(gtids, ["0-1-1", "0-1-2", "0-1-3"], "each once");
     assert_eq!(rig.log.commands().len(), 4, "the format was not entered again");
+}
+
+#[tokio::test]
+async fn a_capture_resumes_only_where_the_binlog_is_the_log() {
+    let (rig, capture) = Rig::captured().await;
+    capture.stop().await;
+    let client = rig.client("INSERT INTO d.t VALUES (1, 1)").await;
+    commit_waits(&rig).await;
+    let gtid = |text: &str| text.parse::<Gtid>().expect("valid");
+    let resumed = |acked, held: &[&str]| {
+        let held = held.iter().map(|text| gtid(text)).collect();
+        rig.begin(rig.settings(), Beginning::Resumed { acked: Some(gtid(acked)), held })
+    };
+    for held in [["0-2-2"], ["0-1-3"]] {
+        let other = resumed("0-1-1", &held).await.expect("connects");
+        let CaptureState::Ended { why, .. } = over(&other).await else { panic!("it goes on") };
+        assert!(why.contains("the log goes on with"), "{why}");
+        assert!(!client.is_finished() && rig.log.gtids().len() == 2, "nothing came of it");
+    }
+    let _capture = resumed("0-1-1", &["0-1-2"]).await.expect("connects");
+    answered(client).await;
+    assert_eq!(rig.log.gtids(), ["0-1-1", "0-1-2", "0-1-3"], "each once");
 }
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use wolfscale::{
         status::DbState,
     },
     log::entry::EntryKind,
-    replicate::role::{Role, RoleView},
+    replicate::role::{ReleasedByLeader, Role, RoleView},
     store::{Durability, Engine, MemoryEngine},
     tasks::Tasks,
-    types::Position,
+    types::{Lsn, Term},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ struct Alone {
     log: FakeLog,
     handle: ControllerHandle,
     role_tx: watch::Sender<RoleView>,
+    told_tx: watch::Sender<Option<ReleasedByLeader>>,
     tasks: Tasks,
 }
 
@@ -59,18 +60,18 @@ impl Alone {
         let engine = Arc::new(MemoryEngine::new());
         let writer = engine.clone();
         let (role_tx, role) = watch::channel(RoleView::nobody());
+        let (told_tx, told) = watch::channel(None);
         let inputs = Inputs {
             role,
-            began: Position::default(),
+            released_by_leader: told,
             released: log.applied(),
             applied: log.applied(),
             log: entries.clone(),
             index: Arc::new(log.index()),
-            base: watch::channel(None).1,
             capture: Box::new(LocalCapture::new(
                 capture,
                 entries,
-                log.index(),
+                (log.index(), log.applied()),
                 log.proposer(),
                 tasks.clone(),
             )),
@@ -94,7 +95,7 @@ impl Alone {
             start_timeout: DEADLINE,
         };
         let handle = Controller::spawn(settings, inputs, &tasks);
-        let alone = Self { server, log, handle, role_tx, tasks };
+        let alone = Self { server, log, handle, role_tx, told_tx, tasks };
         alone.becomes(DbState::Following).await;
         alone.lead().await;
         alone.becomes(DbState::Leading).await;
@@ -107,6 +108,7 @@ impl Alone {
         let (proposer, body) = (self.log.proposer(), Bytes::from_static(b"-"));
         let noop = proposer.propose(EntryKind::Noop, body, None).await;
         let first = noop.expect("released").first;
+        self.told(&term, first);
         let _ = self.role_tx.send(RoleView {
             role: Role::Leader,
             leader: Some(term.leader.clone()),
@@ -114,6 +116,10 @@ impl Alone {
             term_start: Some(first),
             handing_over: false,
         });
+    }
+
+    fn told(&self, term: &Term, released: Lsn) {
+        let _ = self.told_tx.send(Some(ReleasedByLeader { term: term.clone(), released }));
     }
 
     async fn becomes(&self, state: DbState) {
@@ -140,6 +146,28 @@ impl Alone {
         self.log.new_term(usize::from(kept));
         self.log.open();
         self.lead().await;
+    }
+
+    /// The next term begins, under another leader.
+    async fn lose_to_another(&self) {
+        self.log.new_term(0);
+        self.log.open();
+        let (proposer, body) = (self.log.proposer(), Bytes::from_static(b"-"));
+        let noop = proposer.propose(EntryKind::Noop, body, None).await.expect("released");
+        let term = self.log.term();
+        self.told(&term, noop.first);
+        let leader = Some(term.leader.clone());
+        let role = RoleView { leader, term: Some(term), ..RoleView::nobody() };
+        let _ = self.role_tx.send(role);
+    }
+
+    /// That statement for the connection of capture; empty if there is none.
+    async fn dump_thread(&self, statement: &str) -> String {
+        let list = "SELECT MAX(id) FROM information_schema.processlist WHERE command='Binlog Dump'";
+        match self.server.value(list).await.as_str() {
+            "" => String::new(),
+            id => format!("{statement} {id}"),
+        }
     }
 
     async fn ids(&self) -> String {
@@ -187,6 +215,48 @@ async fn what_waits_at_a_lost_lead_stays_if_the_log_holds_it_and_is_cut_off_if_n
 }
 
 #[tokio::test]
+async fn a_lost_capture_is_resumed_in_its_term_and_nothing_is_cut_off_or_captured_twice() {
+    let alone = Alone::start().await;
+    alone.run("CREATE DATABASE app").await;
+    alone.run("CREATE TABLE app.t (id INT PRIMARY KEY)").await;
+    let before = alone.server.pid();
+    let proposed = alone.run_unheard("INSERT INTO app.t VALUES (1)").await;
+    alone.server.aside(&[&alone.dump_thread("KILL").await]).await;
+    // These wait behind the first in the database, and capture never saw them.
+    let mut unseen = Vec::new();
+    for sql in ["INSERT INTO app.t VALUES (2)", "INSERT INTO app.t VALUES (3)"] {
+        let connecting = alone.server.connect_as("app");
+        let commit = async move { connecting.await.query_drop(sql).await.is_ok() };
+        unseen.push(tokio::spawn(commit));
+    }
+    eventually("it waits for what is on its way", async || alone.log.waiting() == 2).await;
+    alone.log.open();
+    assert!(proposed.await.expect("ends"), "the log holds it, and it was acknowledged");
+    for commit in unseen {
+        assert!(commit.await.expect("ends"), "it was captured and acknowledged");
+    }
+    assert_eq!(alone.ids().await, "1,2,3");
+    assert_eq!(alone.log.gtids(), ["0-1-1", "0-1-2", "0-1-3", "0-1-4", "0-1-5"], "each once");
+    assert_eq!(alone.server.pid(), before, "nothing was killed");
+    assert!(alone.handle.step_down().borrow().is_none(), "it leads on");
+}
+
+#[tokio::test]
+async fn a_capture_that_is_lost_again_and_again_costs_the_lead() {
+    let alone = Alone::start().await;
+    eventually("it asks to step down", async || {
+        let kill = alone.dump_thread("KILL").await;
+        if !kill.is_empty() {
+            alone.server.aside(&[&kill]).await;
+        }
+        alone.handle.step_down().borrow().is_some()
+    })
+    .await;
+    let asked = alone.handle.step_down().borrow().clone().expect("it asked");
+    assert!(asked.reason.contains("capture ended"), "{}", asked.reason);
+}
+
+#[tokio::test]
 async fn a_tail_that_cannot_be_cut_off_starts_with_the_default_role_and_needs_migration() {
     let alone = Alone::start().await;
     alone.run("CREATE DATABASE app").await;
@@ -200,17 +270,40 @@ async fn a_tail_that_cannot_be_cut_off_starts_with_the_default_role_and_needs_mi
         alone.server.value("SELECT @@gtid_binlog_pos").await == "0-1-4"
     })
     .await;
-    alone.next_term(false).await;
+    alone.lose_to_another().await;
     alone.becomes(DbState::NeedsMigration).await;
     assert!(!row.await.expect("ends") && !ddl.await.expect("ends"), "no OK for either");
     let status = alone.handle.status().borrow().clone();
     assert!(status.detail.contains("0-1-4"), "{status:?}");
     assert_eq!(alone.server.value("SELECT @@read_only").await, "1");
+    alone.next_term(false).await;
     eventually("it asks to step down", async || {
         let asked = alone.handle.step_down().borrow().clone();
         asked.is_some_and(|asked| asked.term == alone.log.term())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_start_says_why_and_never_commits_what_nobody_acknowledged() {
+    let alone = Alone::start().await;
+    alone.run("CREATE DATABASE app").await;
+    alone.run("CREATE TABLE app.t (id INT PRIMARY KEY)").await;
+    let row = alone.run_unheard("INSERT INTO app.t VALUES (1)").await;
+    alone.server.break_start("--no-such-option=1");
+    alone.lose_to_another().await;
+    assert!(!row.await.expect("ends"), "no OK for it");
+    eventually("it is started again and again", async || {
+        alone.server.error_log().matches("unknown variable 'no-such-option=1'").count() >= 4
+    })
+    .await;
+    alone.becomes(DbState::Unreachable).await;
+    let status = alone.handle.status().borrow().clone();
+    assert!(status.detail.contains("unknown variable 'no-such-option=1'"), "{status:?}");
+
+    alone.server.mend_start();
+    alone.becomes(DbState::Following).await;
+    assert_eq!(alone.server.value("SELECT COUNT(*) FROM app.t").await, "0", "it was cut off");
 }
 
 #[tokio::test]

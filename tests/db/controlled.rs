@@ -29,7 +29,7 @@ fn template() -> &'static Path {
     let made = TEMPLATE.get_or_init(|| {
         let dir = TempDir::new().expect("temporary directory");
         let status = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--user=root", "--skip-test-db"])
+            .args(["--no-defaults", "--user=root", "--skip-test-db", "--force"])
             .arg("--auth-root-authentication-method=normal")
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .stdout(Stdio::null())
@@ -73,6 +73,7 @@ impl Controlled {
             at("conf.d"),
         );
         fs::write(server.option_file(), options).expect("writes");
+        server.mend_start();
         server
     }
 
@@ -96,14 +97,33 @@ impl Controlled {
         }
     }
 
+    /// Arguments that only its starts as follower get.
+    fn broken_start(&self) -> PathBuf {
+        self.dir.path().join("broken-start")
+    }
+
+    /// From now on it starts as follower with this argument, too.
+    pub fn break_start(&self, argument: &str) {
+        fs::write(self.broken_start(), argument).expect("writes");
+    }
+
+    /// It starts as before.
+    pub fn mend_start(&self) {
+        self.break_start("");
+    }
+
+    /// What it wrote into its error log.
+    pub fn error_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
+    }
+
     /// How the product controls it.
     pub fn control(&self) -> Control {
-        let start = vec![
-            "mariadbd".to_owned(),
-            format!("--defaults-file={}", self.option_file().display()),
-        ];
-        let mut start_default_role = start.clone();
-        start_default_role.push("--init-rpl-role=MASTER".into());
+        let options = format!("--defaults-file={}", self.option_file().display());
+        let default_role = "--init-rpl-role=MASTER".to_owned();
+        let start_default_role = vec!["mariadbd".to_owned(), options.clone(), default_role];
+        let script = format!("exec mariadbd {options} $(cat {})", self.broken_start().display());
+        let start = vec!["sh".into(), "-c".into(), script];
         Control::Commands(Commands {
             start,
             start_default_role,

@@ -169,6 +169,19 @@ async fn a_schema_change_that_the_log_does_not_have_needs_migration() {
         .await;
     assert!(hangs.await.expect("ends").is_err(), "no OK for it");
     write(&a, 2).await;
+
+    let refused = b.handle.take_back().await.expect_err("nothing was rebuilt").to_string();
+    assert!(refused.contains("0-2-4") && refused.contains("RESET MASTER"), "{refused}");
+    assert_eq!(b.handle.status().borrow().state, DbState::NeedsMigration);
+    // It is made what a copy is: without the stray change, and without a binlog.
+    b.server.aside(&["DROP DATABASE stray", "RESET MASTER"]).await;
+    let taken = b.handle.take_back().await.expect("nothing speaks against it");
+    assert_eq!(taken.position, "0-1-3");
+    assert!(taken.reason.contains("0-2-4"), "{taken:?}");
+    both_hold([&a, &b], "1,2").await;
+    b.becomes(DbState::Following).await;
+    assert_eq!(b.records.needs_migration().expect("reads"), None);
+    assert!(b.handle.take_back().await.is_err(), "there is nothing to take back");
 }
 
 #[tokio::test]
@@ -181,6 +194,24 @@ async fn a_stray_row_is_cut_off_by_a_restart() {
     assert!(hangs.await.expect("ends").is_err(), "no OK for it");
     eventually("it was restarted", async || b.server.pid() != before).await;
     b.server.answers().await;
+    b.becomes(DbState::Following).await;
+    write(&a, 2).await;
+    both_hold([&a, &b], "1,2").await;
+}
+
+#[tokio::test]
+async fn a_database_is_not_judged_by_a_log_that_is_still_received_again() {
+    let (log, a, b) = pair().await;
+    // The log was lost; an entry of the term is here again, far from all that is released.
+    b.hears(1, 50);
+    log.show(Some(1));
+    b.becomes(DbState::Starting).await;
+    let mut status = b.handle.status();
+    let judged = status.wait_for(|status| status.state == DbState::NeedsMigration);
+    let judged = tokio::time::timeout(Duration::from_secs(3), judged).await;
+    assert!(judged.is_err(), "{judged:?}");
+    log.show(None);
+    b.hears(1, 1);
     b.becomes(DbState::Following).await;
     write(&a, 2).await;
     both_hold([&a, &b], "1,2").await;

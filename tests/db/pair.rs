@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use wolfscale::{
     db::{
         controller::{
-            CaptureControl, CaptureError, Controller, ControllerHandle, ControllerSettings,
-            GtidIndex, Inputs,
+            CaptureControl, CaptureEnd, CaptureError, Controller, ControllerHandle,
+            ControllerSettings, GtidIndex, Inputs,
         },
         ddl_fence::DbRecords,
         gtid::Gtid,
@@ -23,10 +23,10 @@ use wolfscale::{
         entry::{Entry, EntryKind, Part},
         watermark::{WatermarkSetter, watermark},
     },
-    replicate::role::{Role, RoleView},
+    replicate::role::{ReleasedByLeader, Role, RoleView},
     store::{Durability, MemoryEngine, StoreError},
     tasks::Tasks,
-    types::{ChainHash, Lsn, NodeId, Position, Term},
+    types::{ChainHash, Lsn, NodeId, Term},
 };
 
 use crate::controlled::{Controlled, DEADLINE};
@@ -36,6 +36,8 @@ use crate::controlled::{Controlled, DEADLINE};
 struct Written {
     tail: Option<Gtid>,
     reigns: Vec<(u64, u32)>,
+    /// The index shows no more than this.
+    shown: Option<u64>,
     term: u64,
 }
 
@@ -84,7 +86,15 @@ impl LogServer {
     }
 
     pub fn tail(&self) -> Option<Gtid> {
-        self.written.lock().expect("not poisoned").tail
+        let written = self.written.lock().expect("not poisoned");
+        let tail = written.tail?;
+        let sequence = tail.sequence.min(written.shown.unwrap_or(u64::MAX));
+        Some(Gtid { sequence, ..tail })
+    }
+
+    /// The index shows the log up to a sequence only, as while it is received again.
+    pub fn show(&self, up_to: Option<u64>) {
+        self.written.lock().expect("not poisoned").shown = up_to;
     }
 
     /// Stops taking and acknowledging, as a leader without a quorum.
@@ -122,14 +132,19 @@ impl Drop for LogServer {
 pub struct Index(pub Arc<LogServer>);
 
 impl GtidIndex for Index {
+    fn base(&self) -> Option<Gtid> {
+        None
+    }
+
     fn tail(&self) -> Result<Option<Gtid>, StoreError> {
         Ok(self.0.tail())
     }
 
     fn holds(&self, gtid: Gtid) -> Result<bool, StoreError> {
+        let tail = self.0.tail();
         let written = self.0.written.lock().expect("not poisoned");
         let reign = written.reigns.iter().rev().find(|(from, _)| *from <= gtid.sequence);
-        let passed = written.tail.is_some_and(|tail| gtid.sequence <= tail.sequence);
+        let passed = tail.is_some_and(|tail| gtid.sequence <= tail.sequence);
         Ok(passed && reign.is_some_and(|(_, server)| *server == gtid.server))
     }
 
@@ -192,7 +207,11 @@ impl CaptureControl for Following {
         Box::pin(async {})
     }
 
-    fn ended(&self) -> Option<String> {
+    fn resume(&mut self, _term: Term) -> BoxFuture<'_, Result<(), CaptureError>> {
+        Box::pin(async { Err(CaptureError("the server's own replica goes on by itself".into())) })
+    }
+
+    fn ended(&self) -> Option<CaptureEnd> {
         None
     }
 }
@@ -203,6 +222,7 @@ pub struct Member {
     pub handle: ControllerHandle,
     pub records: DbRecords,
     role_tx: watch::Sender<RoleView>,
+    told_tx: watch::Sender<Option<ReleasedByLeader>>,
     marks: (WatermarkSetter, WatermarkSetter),
     tasks: Tasks,
 }
@@ -226,6 +246,7 @@ impl Member {
     /// A controller beside a server.
     pub fn control(server: Controlled, log: &Arc<LogServer>) -> Self {
         let (role_tx, role) = watch::channel(RoleView::nobody());
+        let (told_tx, told) = watch::channel(None);
         let (released_setter, released) = watermark(Lsn(1));
         let (applied_setter, applied) = watermark(Lsn(1));
         let engine = Arc::new(MemoryEngine::new());
@@ -240,12 +261,11 @@ impl Member {
         };
         let inputs = Inputs {
             role,
-            began: Position::default(),
+            released_by_leader: told,
             released,
             applied,
             log: Arc::new(Entries(log.clone())),
             index: Arc::new(Index(log.clone())),
-            base: watch::channel(None).1,
             capture: Box::new(capture),
             records: records.clone(),
         };
@@ -260,7 +280,7 @@ impl Member {
         let tasks = Tasks::default();
         let handle = Controller::spawn(settings, inputs, &tasks);
         let marks = (released_setter, applied_setter);
-        Self { server, handle, records, role_tx, marks, tasks }
+        Self { server, handle, records, role_tx, told_tx, marks, tasks }
     }
 
     pub async fn becomes(&self, state: DbState) {
@@ -269,10 +289,19 @@ impl Member {
         assert!(reached.is_ok(), "not {state:?} but {:?}", self.handle.status().borrow());
     }
 
+    /// The leader of a term says that so much is released, be it here or not.
+    pub fn hears(&self, number: u64, released: u64) {
+        let (term, released) = (term(number), Lsn(released));
+        let _ = self.told_tx.send(Some(ReleasedByLeader { term, released }));
+    }
+
     fn set_role(&self, role: Role, number: u64, leader: &str) {
+        let term = Term { number, leader: leader.parse().expect("valid") };
+        let told = ReleasedByLeader { term: term.clone(), released: Lsn(number) };
+        let _ = self.told_tx.send(Some(told));
         let _ = self.role_tx.send(RoleView {
             role,
-            term: Some(Term { number, leader: leader.parse().expect("valid") }),
+            term: Some(term),
             leader: Some(leader.parse().expect("valid")),
             term_start: (role == Role::Leader).then_some(Lsn(number)),
             handing_over: false,

@@ -9,7 +9,7 @@ use std::{
 use mysql_async::{Conn, Params, prelude::Queryable};
 use wolfscale::{
     db::{
-        capture::{Capture, CaptureHandle, CaptureSettings},
+        capture::{Beginning, Capture, CaptureHandle, CaptureSettings},
         feed::{FeedServer, FeedSettings, OpenGate},
         protocol::client::Endpoint,
     },
@@ -90,8 +90,15 @@ async fn capture(log: &FakeLog, server: &MariaDb, tasks: &Tasks) -> CaptureHandl
         connect_timeout: DEADLINE,
     };
     let from = log.index().tail().expect("readable").map(|place| place.gtid);
-    let started =
-        Capture::start(settings, log.term(), from, log.format(), log.proposer(), tasks).await;
+    let started = Capture::start(
+        settings,
+        log.term(),
+        Beginning::Behind(from),
+        log.format(),
+        log.proposer(),
+        tasks,
+    )
+    .await;
     started.expect("capture starts")
 }
 

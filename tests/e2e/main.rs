@@ -16,6 +16,7 @@ mod network;
 #[path = "../support/ports.rs"]
 mod ports;
 mod quorum;
+mod rebuild;
 mod seeing;
 mod setup;
 mod stop;

@@ -22,6 +22,15 @@ async fn a_dead_node_is_dead_within_3_s() {
     let follower = cluster.others(leader)[1];
     let dead = cluster.id(follower).to_owned();
     assert_eq!(state(&cluster, leader, &dead).await, "alive");
+    // Any node tells what every database does.
+    for asked in [leader, follower] {
+        until("all databases are seen", async || {
+            let seen = databases(&cluster, asked).await;
+            seen.iter().filter(|word| *word == "leading").count() == 1
+                && seen.iter().filter(|word| *word == "following").count() == 2
+        })
+        .await;
+    }
 
     let killed = Instant::now();
     cluster.crash(follower);
@@ -55,9 +64,19 @@ async fn a_dead_node_is_dead_within_3_s() {
 
 /// A server's state in the list that a node gives.
 async fn state(cluster: &Cluster, asked: usize, id: &str) -> String {
-    let output = cluster.wolfctl(asked, &["--output", "json", "list", "servers"]).await;
-    let list: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let servers = list["servers"].as_array().expect("servers").clone();
+    let servers = servers(cluster, asked).await;
     let server = servers.into_iter().find(|server| server["id"] == id).expect("it is listed");
     server["state"].as_str().expect("a word").to_owned()
+}
+
+/// What the databases do, in the list that a node gives; empty words for what it does not know.
+async fn databases(cluster: &Cluster, asked: usize) -> Vec<String> {
+    let servers = servers(cluster, asked).await;
+    servers.iter().map(|s| s["database"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+async fn servers(cluster: &Cluster, asked: usize) -> Vec<Value> {
+    let output = cluster.wolfctl(asked, &["--output", "json", "list", "servers"]).await;
+    let list: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    list["servers"].as_array().expect("servers").clone()
 }

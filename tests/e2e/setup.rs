@@ -58,6 +58,28 @@ async fn a_misconfigured_server_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_start_says_why_and_starts_when_that_is_mended() {
+    let cluster = Cluster::founded(3).await;
+    let follower = cluster.others(cluster.leader().await)[0];
+    let broken = cluster.directory(follower).join("conf.d/50-broken.cnf");
+    fs::write(&broken, "[mariadbd]\nno_such_option=1\n").expect("write the option file");
+    cluster.kill_database(follower);
+    let why = "unknown variable 'no_such_option=1'";
+    cluster
+        .until_status(follower, "it says why its database does not start", |status| {
+            let database = &status["database"];
+            database["state"] == "unreachable" && database["detail"].to_string().contains(why)
+        })
+        .await;
+    let shown = cluster.wolfctl(follower, &["status"]).await;
+    assert_eq!(shown.status.code(), Some(UNHEALTHY), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(why), "{shown:?}");
+    fs::remove_file(&broken).expect("remove the option file");
+    cluster.until_follows(follower).await;
+    cluster.assert_no_errors(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_database_is_refused() {
     let mut cluster = Cluster::prepared(3).await;
     cluster.bootstrap(1, "CREATE DATABASE shop;\nCREATE TABLE shop.orders (id INT PRIMARY KEY);\n");

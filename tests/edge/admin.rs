@@ -20,7 +20,7 @@ use wolfscale::{
     metrics,
     replicate::role::{Role, RoleView},
     server::{
-        backend::{AdminBackend, BackendError, Configured, Diagnosis},
+        backend::{AdminBackend, BackendError, Configured, Diagnosis, TakenBack},
         grpc,
         http::{self, Answers},
         status::{Liveness, Marks, MemberStatus, NodeStatus},
@@ -48,6 +48,10 @@ impl AdminBackend for FakeDatabase {
             restart_needed: true,
         })
     }
+
+    async fn take_database_back(&self) -> Result<TakenBack, BackendError> {
+        Ok(TakenBack { reason: "it held 0-2-4".into(), position: "0-1-5".into() })
+    }
 }
 
 fn member(id: &str, liveness: Liveness) -> MemberStatus {
@@ -60,6 +64,7 @@ fn member(id: &str, liveness: Liveness) -> MemberStatus {
         durable: Lsn(7),
         applied: Lsn(6),
         eligible: true,
+        database: (id == "n1").then_some(DbState::Leading),
     }
 }
 
@@ -272,6 +277,7 @@ async fn codes(to: SocketAddr, authorization: Option<&str>) -> Vec<tonic::Code> 
         admin.list_servers(wire::ListServersRequest {}).await.map(drop),
         admin.diagnose_database(wire::DiagnoseDatabaseRequest {}).await.map(drop),
         admin.configure_database(write).await.map(drop),
+        admin.take_database_back(wire::TakeDatabaseBackRequest {}).await.map(drop),
     ];
     answers.into_iter().map(|done| done.err().map_or(tonic::Code::Ok, |e| e.code())).collect()
 }
@@ -283,11 +289,11 @@ async fn every_method_asks_for_the_token() {
     let secret = format!("Bearer {CLUSTER_SECRET}");
     for header in [None, Some("Bearer "), Some("Bearer wrong"), Some(secret.as_str())] {
         let found = codes(edges.grpc, header).await;
-        assert_eq!(found, [tonic::Code::Unauthenticated; 4], "{header:?}");
+        assert_eq!(found, [tonic::Code::Unauthenticated; 5], "{header:?}");
     }
     let token = Secret::new(CLUSTER_SECRET).derive("wolfscale api token v1");
     let found = codes(edges.grpc, Some(&format!("Bearer {}", token.expose_text()))).await;
-    assert_eq!(found, [tonic::Code::Ok; 4]);
+    assert_eq!(found, [tonic::Code::Ok; 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,6 +306,14 @@ async fn wolfctl_writes_the_drop_in_only_when_told() {
     assert!(String::from_utf8_lossy(&written.stdout).contains("/x.cnf was written; restart"));
     let diagnosed = wolfctl(&endpoint, CLUSTER_SECRET, &["db", "diagnose"]).await;
     assert_eq!(diagnosed.status.code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wolfctl_says_where_a_rebuilt_database_goes_on() {
+    let edges = edges(None).await;
+    let taken = wolfctl(&edges.grpc.to_string(), CLUSTER_SECRET, &["db", "rebuilt"]).await;
+    let said = String::from_utf8_lossy(&taken.stdout).into_owned();
+    assert!(said.contains("from 0-1-5 on") && said.contains("it held 0-2-4"), "{said}");
 }
 
 async fn http_get(to: SocketAddr, path: &str, token: Option<&str>) -> String {

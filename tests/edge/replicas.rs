@@ -143,7 +143,10 @@ async fn start(number: u64, members: &[(NodeId, String)], port: u16) -> Started 
     let host = Host::new((id, incarnation), replica, log, storage, peers.transport);
     let (proposal_tx, proposals) = mpsc::channel(64);
     let (request_tx, requests) = mpsc::channel(4);
-    request_tx.send(Request::SetEligible(true)).await.expect("there is room");
+    request_tx
+        .send(Request::SetFitness { eligible: true, database: 0 })
+        .await
+        .expect("there is room");
     let (view_tx, view) = watch::channel(driver::look(&host));
     let inputs = Inputs {
         heartbeats: peers.inbound.heartbeats,

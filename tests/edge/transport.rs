@@ -258,6 +258,7 @@ fn heartbeats() -> Vec<Message> {
         applied: Lsn(1),
         eligible: true,
         cluster: Some(ClusterId([1; 16])),
+        database: 3,
     });
     vec![heartbeat, beat(12)]
 }

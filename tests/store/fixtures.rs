@@ -27,7 +27,7 @@ use wolfscale::{
     },
     db::{
         command::{DbCommand, Transaction},
-        ddl_fence::{DdlFenceV1, NeedsMigrationV1},
+        ddl_fence::{DdlFenceV1, ErrorLogV1, NeedsMigrationV1},
         gtid::Gtid,
         index::DbPlaceV1,
     },
@@ -325,7 +325,7 @@ fn clusters() -> [Fixture; 4] {
 }
 
 /// Values that are stored as they are.
-fn states() -> [Fixture; 6] {
+fn states() -> [Fixture; 7] {
     let run = TermRunV1 { number: 7, leader: "node-01".to_owned(), lineage: [0x1e; 16] };
     let applied = AppliedV1 { lsn: 4711, chain: [0xd0; 32], open_since: 4709 };
     let place =
@@ -345,6 +345,7 @@ fn states() -> [Fixture; 6] {
         stored("db-place-v1", place),
         stored("ddl-fence-v1", fence),
         stored("needs-migration-v1", migration),
+        stored("error-log-v1", ErrorLogV1 { path: "/var/log/mysql/error.log".to_owned() }),
     ]
 }
 

@@ -299,6 +299,11 @@ impl Cluster {
         self.nodes[index].connect("app", self.network.is_some()).await
     }
 
+    /// A connection as the node's own user, by the socket: it may do everything.
+    pub async fn connect_as_admin(&self, index: usize) -> mysql_async::Result<Conn> {
+        self.nodes[index].connect("wolfscale", true).await
+    }
+
     /// What a connection as the application needs, for clients that outlive a borrow.
     pub fn options(&self, index: usize) -> OptsBuilder {
         self.nodes[index].options("app", self.network.is_some())

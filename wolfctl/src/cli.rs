@@ -89,6 +89,9 @@ pub enum Db {
         #[arg(long)]
         yes: bool,
     },
+    /// Say that a database in needs_migration was replaced by a copy of another node's: the node
+    /// looks whether that can be, and lets it follow.
+    Rebuilt,
 }
 
 /// What to do with the key-value store.

@@ -67,7 +67,7 @@ pub fn servers(servers: &[ServerView]) -> Table {
             Cell::new(last_seen(server.last_seen_ms)),
             Cell::new(server.durable_lsn),
             Cell::new(server.applied_lsn),
-            Cell::new(server.database.unwrap_or("-")),
+            Cell::new(server.database.filter(|_| !dead).unwrap_or("-")),
         ]);
     }
     table

@@ -58,20 +58,21 @@ enum Next {
 
 impl Acknowledger {
     pub async fn run(mut self, reading: JoinHandle<()>) {
-        let close = self.close.clone();
+        let (close, holding) = (self.close.clone(), self.holding.clone());
         let why = tokio::select! {
             () = close.cancelled() => "it was closed".into(),
             why = self.serve() => why,
         };
+        let lost = !holding.is_cancelled();
         close.cancel();
         // Its arrivals must not wait for room that nobody makes.
         self.arrivals_rx.close();
         while self.arrivals_rx.try_recv().is_ok() {}
         let _joined = reading.await;
-        let Self { writer, state_tx, .. } = self;
+        let Self { writer, state_tx, acked, .. } = self;
         drop(writer);
-        info!(why, "capture ended");
-        state_tx.send_replace(CaptureState::Ended { why });
+        info!(why, lost, "capture ended");
+        state_tx.send_replace(CaptureState::Ended { acked, why, lost });
     }
 
     /// Until the connection is lost; returns why.
@@ -83,6 +84,8 @@ impl Acknowledger {
                     waiting.push_back(flight);
                     self.ack_ordered(&mut waiting).await
                 }
+                // Nothing was proposed yet that could be on its way before it.
+                Next::Arrival(Some(Arrival::Held(landing))) => self.ack(landing).await,
                 Next::Arrival(Some(Arrival::Lost(why))) => return why,
                 Next::Arrival(None) => return "its reader is gone".into(),
                 Next::Answer(Ok(_)) => self.ack_released(&mut waiting).await,

@@ -1,6 +1,6 @@
 //! Starting a capture, and what its owner may ask of it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -40,8 +40,13 @@ pub enum CaptureState {
     },
     /// The connection is closed.
     Ended {
+        /// The newest transaction that was acknowledged.
+        acked: Option<Gtid>,
         /// Why.
         why: String,
+        /// It was lost while its epoch ran: everything that was proposed until then is in the log,
+        /// or will be while the term goes on.
+        lost: bool,
     },
 }
 
@@ -50,7 +55,7 @@ impl CaptureState {
     pub fn over(&self) -> Option<&str> {
         match self {
             Self::Running { .. } => None,
-            Self::Holding { why, .. } | Self::Ended { why } => Some(why),
+            Self::Holding { why, .. } | Self::Ended { why, .. } => Some(why),
         }
     }
 }
@@ -71,24 +76,43 @@ pub enum AckError {
     },
 }
 
+/// Where a capture begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Beginning {
+    /// Behind the last transaction of the log.
+    Behind(Option<Gtid>),
+    /// Where an earlier capture of this term was lost: behind what it acknowledged last.
+    Resumed {
+        /// That transaction.
+        acked: Option<Gtid>,
+        /// What the log holds behind it: all of it is released, and is acknowledged as it comes.
+        held: VecDeque<Gtid>,
+    },
+}
+
 /// Capture of the local database.
 #[derive(Debug)]
 pub struct Capture;
 
 impl Capture {
-    /// Connects behind `from`, the last database transaction of the log, and captures in `term`.
+    /// Connects where it begins, and captures in `term`.
     /// `format_in_log` is the newest binlog format that the log holds. Returns once the binlog
-    /// stream has begun. A `from` that the server does not know is an error, or ends the capture.
+    /// stream has begun. A place that the server does not know is an error, or ends the capture.
     ///
     /// Cancel safe: dropped, the connection is closed, and nothing was proposed.
     pub async fn start(
         settings: CaptureSettings,
         term: Term,
-        from: Option<Gtid>,
+        beginning: Beginning,
         format_in_log: Option<Bytes>,
         proposer: Proposer,
         tasks: &Tasks,
     ) -> Result<CaptureHandle, CaptureError> {
+        let resumed = matches!(beginning, Beginning::Resumed { .. });
+        let (from, held) = match beginning {
+            Beginning::Behind(tail) => (tail, VecDeque::new()),
+            Beginning::Resumed { acked, held } => (acked, held),
+        };
         let stream = connect::connect(&settings, from).await?;
         let (state_tx, state_rx) = watch::channel(CaptureState::Running { acked: from });
         let (arrivals_tx, arrivals_rx) = mpsc::channel(IN_FLIGHT_MAX);
@@ -99,7 +123,9 @@ impl Capture {
             reader: stream.reader,
             groups: Groups::default(),
             term,
-            last: from,
+            last: held.back().copied().or(from),
+            held,
+            resumed,
             format: format_in_log.and_then(|event| canonical_format(&event).ok()),
             proposer,
             arrivals_tx,

@@ -1,6 +1,6 @@
 //! From the binlog stream to the log: assembles groups, seals them and proposes them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -54,6 +54,8 @@ pub(super) struct Landing {
 
 /// What the acknowledger hears.
 pub(super) enum Arrival {
+    /// The log holds it already, and it was not acknowledged yet.
+    Held(Landing),
     /// Something was proposed.
     Flight(Flight),
     /// The stream is over.
@@ -75,6 +77,8 @@ enum Fault {
     NotSemiSync,
     #[error("{next} does not follow {last}")]
     OutOfOrder { last: Gtid, next: Gtid },
+    #[error("the log goes on with {held}, the binlog with {found}")]
+    NotTheLog { held: Gtid, found: Gtid },
     #[error("it was closed")]
     Closed,
     #[error("a transaction could not be sealed")]
@@ -85,8 +89,12 @@ pub(super) struct Ingest {
     pub reader: PayloadReader<ReadHalf>,
     pub groups: Groups,
     pub term: Term,
+    /// What the log holds behind the place where it connected: that comes first.
+    pub held: VecDeque<Gtid>,
     /// The newest transaction that was proposed, or is in the log.
     pub last: Option<Gtid>,
+    /// Set when capture resumes: the next group has exactly the next number.
+    pub resumed: bool,
     /// The newest format that was proposed, or is in the log.
     pub format: Option<Bytes>,
     pub proposer: Proposer,
@@ -151,6 +159,14 @@ impl Ingest {
 
     async fn group(&mut self, group: Group) -> Result<(), Fault> {
         let gtid = group.gtid;
+        let landing = Landing { gtid, file: group.file, end: group.end };
+        if let Some(held) = self.held.pop_front() {
+            if held != gtid {
+                return Err(Fault::NotTheLog { held, found: gtid });
+            }
+            let arrival = self.arrivals_tx.send(Arrival::Held(landing)).await;
+            return arrival.map_err(|_| Fault::Closed);
+        }
         if let Some(last) = self.last {
             if gtid.domain != last.domain {
                 return Err(Fault::OutOfOrder { last, next: gtid });
@@ -159,9 +175,11 @@ impl Ingest {
                 debug!(%gtid, "the log holds it already");
                 return Ok(());
             }
+            if std::mem::take(&mut self.resumed) && gtid.sequence != last.sequence + 1 {
+                return Err(Fault::OutOfOrder { last, next: gtid });
+            }
         }
         self.last = Some(gtid);
-        let landing = Landing { gtid, file: group.file, end: group.end };
         let transaction = Transaction { gtid, flags: group.flags, events: group.events };
         self.propose(DbCommand::Transaction(transaction), Some(landing)).await
     }

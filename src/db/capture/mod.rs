@@ -15,6 +15,11 @@
 //!   received later is not proposed. The connection is kept, unacknowledged, until the controller
 //!   says which of the groups on their way the log holds after all, or closes it.
 //!
+//! - One that was lost while its epoch ran may be resumed in the same term, once all that it proposed
+//!   is released: behind its last ACK. What the log holds comes first, is compared GTID by GTID, and
+//!   is acknowledged; what comes then waits for its ACK, stands right behind the log's tail, and is
+//!   captured.
+//!
 //! It opens no writes, judges no position and never reconnects by itself: the controller does.
 
 mod acknowledge;
@@ -27,7 +32,7 @@ mod ingest;
 pub use connect::{CaptureError, CaptureSettings};
 pub use format::canonical_format;
 pub use groups::{Captured, Group, Groups};
-pub use handle::{AckError, Capture, CaptureHandle, CaptureState};
+pub use handle::{AckError, Beginning, Capture, CaptureHandle, CaptureState};
 
 /// The largest group: it is one command of the log.
 pub const GROUP_BYTES_MAX: usize = (1 << 30) - (1 << 20);

@@ -1,8 +1,9 @@
 //! The decisions: what to do next, from what is seen. No I/O, no clock.
 
-use super::observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen};
+use super::observation::{At, DbSeen, FailedStart, LogSeen, Observation, Part, ServerSeen};
 use crate::{
     db::{
+        control::StartRole,
         gtid::Gtid,
         health::UNHEALTHY_AFTER,
         mariadb::{Entrance, ReplicaStatus},
@@ -15,6 +16,8 @@ use crate::{
 pub const REPLICA_STARTS_MAX: u32 = 5;
 /// Failures in a row after which a live but silent database is killed and started again.
 pub const KILL_AFTER_FAILURES: u32 = 20;
+/// How often a lost capture is connected again in one term.
+pub const RESUMES_MAX: u32 = 3;
 /// Looks at which a replica may be ahead of a current log: the index may be about to show it.
 pub const AHEAD_LOOKS_MAX: u32 = 50;
 /// Errors that pass by themselves: connections, lock waits, deadlocks, and a temporary lack.
@@ -28,8 +31,8 @@ pub enum Action {
     Rest(DbState, String),
     /// Ask the node to give up the lead, because of this.
     StepDown(String),
-    /// Start a database that does not run, as follower.
-    Launch,
+    /// Start a database that does not run: as follower, unless it refused that.
+    Launch(StartRole),
     /// Kill it and start it as follower: what was not acknowledged is cut off.
     Restart(String),
     /// Record that it must be migrated.
@@ -47,6 +50,8 @@ pub enum Action {
         /// The log's last transaction: where capture starts.
         after: Option<Gtid>,
     },
+    /// Capture was lost: connect it again, in the same term.
+    ResumeCapture(String),
     /// Close writes while the lead is still ours: a graceful hand-over.
     CloseWrites,
     /// The hand-over did not come about: open writes again.
@@ -73,6 +78,9 @@ fn leader(seen: &Observation, term: &Term, closed: bool) -> Action {
     if let Some(reason) = cannot_lead(seen) {
         return Action::StepDown(reason);
     }
+    if let Some(end) = &seen.capture_ended {
+        return Action::ResumeCapture(end.why.clone());
+    }
     match (closed, role.handing_over) {
         (false, true) => Action::CloseWrites,
         (true, false) if seen.hand_over_overdue => Action::Reopen,
@@ -86,8 +94,8 @@ fn cannot_lead(seen: &Observation) -> Option<String> {
     if let Some(reason) = &seen.migration {
         return Some(reason.clone());
     }
-    if let Some(reason) = &seen.capture_ended {
-        return Some(format!("capture ended: {reason}"));
+    if let Some(end) = seen.capture_ended.as_ref().filter(|_| !may_resume(seen)) {
+        return Some(format!("capture ended: {}", end.why));
     }
     match &seen.db {
         DbSeen::Down(why) if unhealthy(seen) => Some(format!("the database is down: {why}")),
@@ -101,6 +109,15 @@ fn cannot_lead(seen: &Observation) -> Option<String> {
     }
 }
 
+/// Whether a capture that ended may be connected again in this term: a connection was lost, and
+/// nothing else. What waits in the database then is what nobody else has numbered.
+fn may_resume(seen: &Observation) -> bool {
+    let open = matches!(seen.part, Part::Leader { closed: false, .. }) && !seen.role.handing_over;
+    let same_run = matches!(&seen.db, DbSeen::Up(server) if !server.restarted);
+    let lost = seen.capture_ended.as_ref().is_some_and(|end| end.lost);
+    open && same_run && lost && seen.resumes < RESUMES_MAX
+}
+
 fn unhealthy(seen: &Observation) -> bool {
     seen.process_runs == Some(false) || seen.failures >= UNHEALTHY_AFTER
 }
@@ -111,7 +128,10 @@ fn follower(seen: &Observation) -> Action {
     let hopeless = match &next {
         Action::Rest(DbState::Misconfigured | DbState::NeedsMigration, why) => Some(why.clone()),
         Action::Migrate(_) => None, // recorded first; the next decision steps down
-        Action::Launch => Some("the database does not run".into()),
+        Action::Launch(_) => {
+            let failed = seen.failed_start.as_ref().map(|start| start.why.clone());
+            Some(failed.unwrap_or("the database does not run".into()))
+        }
         Action::Restart(why) => Some(why.clone()),
         Action::Rest(DbState::Unreachable, why) if unhealthy(seen) => Some(why.clone()),
         _ => None,
@@ -138,12 +158,23 @@ fn follow(seen: &Observation) -> Action {
 }
 
 fn down(seen: &Observation, why: &str) -> Action {
+    let failed = seen.failed_start.as_ref();
     match seen.process_runs {
-        Some(false) if seen.can_fence => Action::Launch,
+        Some(false) if seen.can_fence => launch(failed),
         Some(true) if seen.can_fence && seen.answered && seen.failures >= KILL_AFTER_FAILURES => {
             Action::Restart(format!("it runs but does not answer: {why}"))
         }
-        _ => Action::Rest(DbState::Unreachable, why.to_owned()),
+        _ => Action::Rest(DbState::Unreachable, failed.map_or(why, |f| &f.why).to_owned()),
+    }
+}
+
+/// As follower, again and again, whatever is in the way: its default role would commit what the
+/// cluster does not have. Only a server that itself says that it cannot cut that off gets it.
+fn launch(failed: Option<&FailedStart>) -> Action {
+    match failed {
+        Some(start) if start.refuses_to_cut => Action::Launch(StartRole::Default),
+        Some(start) if start.rests => Action::Rest(DbState::Unreachable, start.why.clone()),
+        _ => Action::Launch(StartRole::Follower),
     }
 }
 
@@ -250,6 +281,56 @@ fn promote_or_rest(seen: &Observation, server: &ServerSeen) -> Action {
     }
 }
 
+/// Whether a database that had to be migrated may follow again, as far as can be seen: why it had to,
+/// and the position that it follows from; else what is in the way. `own_binlog` is what its own
+/// binlog holds, `fence` a schema change that it may have broken in and is not past.
+pub fn take_back(
+    seen: &Observation,
+    own_binlog: &str,
+    fence: Option<Gtid>,
+) -> Result<(String, Option<Gtid>), String> {
+    let Some(reason) = seen.migration.clone() else {
+        return Err("this node's database is not in NeedsMigration: nothing was done".into());
+    };
+    let server = match &seen.db {
+        DbSeen::Up(server) => server,
+        DbSeen::Down(why) => return Err(format!("start the copy first: {why}")),
+        DbSeen::Unsupported(why) => return Err(why.clone()),
+        DbSeen::Misconfigured(findings) => {
+            let many = findings.len();
+            return Err(format!(
+                "{many} of its settings must change first: see wolfctl db diagnose"
+            ));
+        }
+    };
+    if !own_binlog.is_empty() {
+        return Err(format!(
+            "its own binlog holds {own_binlog}; a copy has none of its own. If this is one: note \
+             gtid_slave_pos, RESET MASTER, and set gtid_slave_pos again"
+        ));
+    }
+    if !seen.log.current {
+        return Err("this node does not hold all of the cluster's log yet, or knows no leader: \
+                    nobody can say whether the copy belongs to it; try again"
+            .into());
+    }
+    match server.replica_at {
+        At::Start if seen.log.tail.is_some() => Err("its gtid_slave_pos is empty: \
+             SET GLOBAL gtid_slave_pos to the position that the copy was taken at"
+            .into()),
+        At::Ahead(gtid) | At::Errant(gtid) => Err(format!(
+            "its gtid_slave_pos {gtid} is not in the cluster's log: take a copy of a node that is"
+        )),
+        At::Start | At::InLog(_) => match fence {
+            Some(ddl) => Err(format!(
+                "the old database broke in the schema change {ddl}, and this one is not past it: \
+                 take a newer copy"
+            )),
+            None => Ok((reason, server.replica_at.gtid())),
+        },
+    }
+}
+
 fn behind(log: &LogSeen, server: &ServerSeen) -> String {
     if let Some((code, text)) = server.replica.as_ref().map(|r| &r.io_error).filter(|e| e.0 != 0) {
         return format!("the feed is not reached: error {code}: {text}");
@@ -265,6 +346,7 @@ fn behind(log: &LogSeen, server: &ServerSeen) -> String {
 mod tests {
     use super::*;
     use crate::{
+        db::controller::seams::CaptureEnd,
         replicate::role::{Role, RoleView},
         types::Lsn,
     };
@@ -319,9 +401,11 @@ mod tests {
             db: DbSeen::Up(server()),
             migration: None,
             capture_ended: None,
+            resumes: 0,
             process_runs: Some(true),
             can_fence: true,
             outlived_restart: None,
+            failed_start: None,
             replica_starts: 0,
             replica_ahead_looks: 0,
             failures: 0,
@@ -417,8 +501,24 @@ mod tests {
         assert!(matches!(decide(&down(UNHEALTHY_AFTER, Some(true))), Action::StepDown(_)));
         let restarted = Observation { db: with(|s| s.restarted = true).db, ..leading() };
         assert!(matches!(decide(&restarted), Action::StepDown(_)));
-        let deaf = Observation { capture_ended: Some("closed".into()), ..leading() };
-        assert!(matches!(decide(&deaf), Action::StepDown(_)));
+    }
+
+    #[test]
+    fn a_lost_capture_is_resumed_in_its_term_and_only_if_nothing_else_happened() {
+        let ended = |lost| Some(CaptureEnd { why: "closed".into(), lost });
+        let deaf = Observation { capture_ended: ended(true), ..leading() };
+        assert_eq!(decide(&deaf), Action::ResumeCapture("closed".into()));
+        let tired = Observation { resumes: RESUMES_MAX, ..deaf.clone() };
+        let refused = Observation { capture_ended: ended(false), ..deaf.clone() };
+        let restarted = Observation { db: with(|s| s.restarted = true).db, ..deaf.clone() };
+        let down = Observation { db: DbSeen::Down("refused".into()), ..deaf.clone() };
+        let handing = RoleView { handing_over: true, ..leads(3) };
+        let handing = Observation { role: handing, ..deaf.clone() };
+        for seen in [tired, refused, restarted, down, handing] {
+            assert!(matches!(decide(&seen), Action::StepDown(_)), "{seen:?}");
+        }
+        let next = Observation { role: leads(4), ..deaf };
+        assert_eq!(decide(&next), Action::Lose, "another term may have numbered what waits");
     }
 
     #[test]
@@ -497,12 +597,30 @@ mod tests {
             can_fence,
             ..calm()
         };
-        assert_eq!(decide(&down(1, Some(false), true)), Action::Launch);
+        assert_eq!(decide(&down(1, Some(false), true)), Action::Launch(StartRole::Follower));
         assert_eq!(state(&decide(&down(1, Some(true), true))), Some(DbState::Unreachable));
         assert!(matches!(decide(&down(KILL_AFTER_FAILURES, Some(true), true)), Action::Restart(_)));
         assert_eq!(state(&decide(&down(99, Some(false), false))), Some(DbState::Unreachable));
         let recovering = Observation { answered: false, ..down(99, Some(true), true) };
         assert_eq!(state(&decide(&recovering)), Some(DbState::Unreachable), "let it recover");
+    }
+
+    #[test]
+    fn only_a_server_that_refuses_to_cut_off_its_tail_is_started_with_the_default_role() {
+        let failed = |refuses_to_cut, rests| {
+            let why = "[ERROR] unknown variable".to_owned();
+            decide(&Observation {
+                db: DbSeen::Down("refused".into()),
+                failures: 99,
+                process_runs: Some(false),
+                failed_start: Some(FailedStart { why, refuses_to_cut, rests }),
+                ..calm()
+            })
+        };
+        assert_eq!(failed(false, false), Action::Launch(StartRole::Follower), "as ever");
+        let rest = Action::Rest(DbState::Unreachable, "[ERROR] unknown variable".into());
+        assert_eq!(failed(false, true), rest, "the operator reads why");
+        assert_eq!(failed(true, true), Action::Launch(StartRole::Default));
     }
 
     #[test]
@@ -532,5 +650,40 @@ mod tests {
     fn an_unclean_stop_in_a_schema_change_needs_migration() {
         let broken = with(|s| s.broken_ddl = Some(gtid("0-1-6")));
         assert!(matches!(decide(&broken), Action::Migrate(_)));
+    }
+
+    #[test]
+    fn a_rebuilt_database_returns_only_if_nothing_speaks_against_it() {
+        let marked = |seen: Observation| Observation { migration: Some("broken".into()), ..seen };
+        let at = |replica_at| marked(with(|server| server.replica_at = replica_at));
+        let copy = at(At::InLog(gtid("0-1-3")));
+        let taken = Ok(("broken".to_owned(), Some(gtid("0-1-3"))));
+        assert_eq!(take_back(&copy, "", None), taken);
+
+        let lagging = LogSeen { current: false, ..calm().log };
+        let refusals = [
+            (take_back(&calm(), "", None), "not in NeedsMigration"),
+            (take_back(&copy, "0-1-3", None), "RESET MASTER"),
+            (take_back(&copy, "", Some(gtid("0-1-4"))), "not past it"),
+            (take_back(&Observation { log: lagging, ..copy.clone() }, "", None), "try again"),
+            (take_back(&at(At::Start), "", None), "gtid_slave_pos is empty"),
+            (take_back(&at(At::Ahead(gtid("0-1-9"))), "", None), "0-1-9 is not in"),
+            (take_back(&at(At::Errant(gtid("0-2-4"))), "", None), "0-2-4 is not in"),
+        ];
+        for (outcome, words) in refusals {
+            let why = outcome.expect_err(words);
+            assert!(why.contains(words), "{why}");
+        }
+        for (db, words) in [
+            (DbSeen::Down("refused".into()), "start the copy first"),
+            (DbSeen::Unsupported("MySQL".into()), "MySQL"),
+            (DbSeen::Misconfigured(vec![]), "db diagnose"),
+        ] {
+            let why = take_back(&marked(Observation { db, ..calm() }), "", None);
+            assert!(why.clone().expect_err(words).contains(words), "{why:?}");
+        }
+        let empty = LogSeen { tail: None, ..calm().log };
+        let first = Observation { log: empty, ..at(At::Start) };
+        assert_eq!(take_back(&first, "", None), Ok(("broken".to_owned(), None)));
     }
 }

@@ -15,6 +15,7 @@ use super::{
     observation::{DbSeen, Observation, Part},
     observe::{Checked, ReplicaProgress},
     seams::{CaptureControl, CaptureError, GtidIndex},
+    start::FailedStarts,
 };
 use crate::{
     db::{
@@ -27,10 +28,10 @@ use crate::{
         status::{DbState, DbStatus},
     },
     log::{EntrySource, watermark::Watermark},
-    replicate::role::RoleView,
+    replicate::role::{ReleasedByLeader, RoleView},
     store::StoreError,
     tasks::{OnEnd, Tasks},
-    types::{Position, Term},
+    types::Term,
 };
 
 /// The cluster's only GTID domain.
@@ -42,6 +43,9 @@ const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
 /// How long the node may keep a lead that it was asked to give up. Within one term the database
 /// cannot be promoted again, as proposals of the old capture may still be on their way.
 const STEP_DOWN_PATIENCE: Duration = Duration::from_secs(8);
+/// What to do about a database that must be migrated.
+const REBUILD: &str = "rebuild it from a copy of another node's (docs/operations.md, \"Rebuilding a \
+                       database\"), then: wolfctl db rebuilt";
 /// The pace while something is awaited that takes milliseconds.
 const BUSY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -72,12 +76,10 @@ pub struct Inputs {
     pub applied: Watermark,
     /// The log.
     pub log: Arc<dyn EntrySource>,
-    /// Where the log ended when this node started.
-    pub began: Position,
+    /// How far the leader of the term says that its log is released.
+    pub released_by_leader: watch::Receiver<Option<ReleasedByLeader>>,
     /// The GTIDs in it.
     pub index: Arc<dyn GtidIndex>,
-    /// The GTID that the cluster's databases started from, once it is known that there is one.
-    pub base: watch::Receiver<Option<Gtid>>,
     /// Capture.
     pub capture: Box<dyn CaptureControl>,
     /// Durable facts about the database.
@@ -121,7 +123,10 @@ pub struct Controller {
     pub(super) closed_at: Option<Instant>,
     pub(super) checked: Option<Checked>,
     pub(super) outlived_restart: Option<Gtid>,
+    pub(super) failed_starts: FailedStarts,
     pub(super) replica: ReplicaProgress,
+    /// How often capture was lost in this term.
+    pub(super) resumes: u32,
     promotions_failed: u32,
     /// Since when this term's lead should be given up.
     step_down_since: Option<(Term, Instant)>,
@@ -147,7 +152,9 @@ impl Controller {
             closed_at: None,
             checked: None,
             outlived_restart: None,
+            failed_starts: FailedStarts::default(),
             replica: ReplicaProgress::default(),
+            resumes: 0,
             promotions_failed: 0,
             step_down_since: None,
             step_down_at: None,
@@ -203,7 +210,7 @@ impl Controller {
                 self.insist(seen.role.clone(), reason)?;
                 return Ok(BUSY_INTERVAL);
             }
-            Action::Launch => self.launch().await?,
+            Action::Launch(role) => self.launch(role).await?,
             Action::Restart(why) => self.restart(&why).await?,
             Action::Migrate(reason) => self.migrate(reason).await?,
             Action::Protect => self.protect().await?,
@@ -226,6 +233,7 @@ impl Controller {
                 }
                 promoted?;
             }
+            Action::ResumeCapture(why) => self.resume_capture(&why).await,
             Action::CloseWrites => self.close_writes().await?,
             Action::Reopen => self.reopen().await?,
             Action::Lose => self.lose().await?,
@@ -234,13 +242,22 @@ impl Controller {
         Ok(BUSY_INTERVAL)
     }
 
-    async fn serve(&mut self, request: Option<Request>) -> Result<(), StoreError> {
-        let Some(Request::CloseWrites(answer)) = request else {
+    async fn serve(&mut self, request: Option<Request>) -> Result<(), StepError> {
+        match request {
+            Some(Request::CloseWrites(answer)) => {
+                let _nobody_waits = answer.send(self.asked_to_close().await?);
+            }
+            Some(Request::TakeBack(answer)) => {
+                let _nobody_waits = answer.send(self.take_back().await?);
+            }
             // All handles are gone, so nobody will ask: do not spin on the closed channel.
-            tokio::time::sleep(CHECK_INTERVAL).await;
-            return Ok(());
-        };
-        let outcome = match &self.part {
+            None => tokio::time::sleep(CHECK_INTERVAL).await,
+        }
+        Ok(())
+    }
+
+    async fn asked_to_close(&mut self) -> Result<Result<(), CloseError>, StoreError> {
+        Ok(match &self.part {
             Part::Leader { closed: true, .. } => Ok(()),
             Part::Follower => Err(CloseError::NotLeading),
             Part::Leader { closed: false, .. } => match self.close_writes().await {
@@ -248,9 +265,7 @@ impl Controller {
                 Err(StepError::Store(e)) => return Err(e),
                 Err(e) => Err(CloseError::Failed(e.to_string())),
             },
-        };
-        let _nobody_waits = answer.send(outcome);
-        Ok(())
+        })
     }
 
     /// Asks the node to give up the lead, again and again, but not for ever.
@@ -283,6 +298,7 @@ impl Controller {
     fn publish(&self, seen: &Observation, action: &Action) {
         let (state, detail) = self.state_of(seen, action);
         let advice = match &seen.db {
+            _ if state == DbState::NeedsMigration => vec![REBUILD.into()],
             DbSeen::Misconfigured(findings) => findings.iter().map(|f| f.advice()).collect(),
             _ => Vec::new(),
         };
@@ -320,9 +336,14 @@ impl Controller {
                 };
                 (state, why.clone())
             }
-            Action::Launch => (DbState::Unreachable, "it does not run: starting it".into()),
+            Action::Launch(_) => {
+                let failed = seen.failed_start.as_ref().map(|start| start.why.clone());
+                (DbState::Unreachable, failed.unwrap_or("it does not run: starting it".into()))
+            }
             Action::Restart(why) => (DbState::Unreachable, format!("restarting it: {why}")),
             Action::Migrate(why) => (DbState::NeedsMigration, why.clone()),
+            // Commits wait a little longer; it is still the leader's database.
+            Action::ResumeCapture(_) => (DbState::Leading, "connecting capture again".into()),
             // A hiccup of the replica threads takes no eligibility away.
             Action::StartReplica if before == DbState::Following => (before, String::new()),
             _ if matches!(seen.part, Part::Leader { .. }) => (DbState::Demoting, String::new()),

@@ -2,6 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::rebuilt::{Rebuilt, RebuiltError};
 use crate::{db::status::DbStatus, types::Term};
 
 /// Requests that may wait; the node makes one at a time.
@@ -35,6 +36,8 @@ pub enum CloseError {
 pub(super) enum Request {
     /// Close writes for a graceful hand-over.
     CloseWrites(oneshot::Sender<Result<(), CloseError>>),
+    /// Take back a database that was rebuilt.
+    TakeBack(oneshot::Sender<Result<Rebuilt, RebuiltError>>),
 }
 
 /// The node's side. Cheap to clone.
@@ -67,5 +70,15 @@ impl ControllerHandle {
         let asked = self.requests_tx.send(Request::CloseWrites(answer)).await;
         asked.map_err(|_| CloseError::Ended)?;
         answered.await.unwrap_or(Err(CloseError::Ended))
+    }
+
+    /// Takes back a database that had to be migrated, once it is a copy of another node's.
+    ///
+    /// Not cancel safe: dropped, it may be taken back nevertheless.
+    pub async fn take_back(&self) -> Result<Rebuilt, RebuiltError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.requests_tx.send(Request::TakeBack(answer)).await;
+        asked.map_err(|_| RebuiltError::Ended)?;
+        answered.await.unwrap_or(Err(RebuiltError::Ended))
     }
 }

@@ -1,5 +1,6 @@
 //! What the controller knows at one moment; plain values, so that decisions can be tested by table.
 
+use super::seams::CaptureEnd;
 use crate::{
     db::{gtid::Gtid, mariadb::ReplicaStatus, requirements::Finding},
     replicate::role::RoleView,
@@ -19,14 +20,18 @@ pub struct Observation {
     pub db: DbSeen,
     /// Why it must be migrated, if that is recorded.
     pub migration: Option<String>,
-    /// Why the capture ended by itself, if it did.
-    pub capture_ended: Option<String>,
+    /// How the capture ended by itself, if it did.
+    pub capture_ended: Option<CaptureEnd>,
+    /// How often it was resumed in this term.
+    pub resumes: u32,
     /// The database's process, if there is a way to know.
     pub process_runs: Option<bool>,
     /// Whether the database can be killed and started from here.
     pub can_fence: bool,
     /// The binlog position of which a restart as follower did not rid the database.
     pub outlived_restart: Option<Gtid>,
+    /// The last attempt to start it, if that failed and it has not answered since.
+    pub failed_start: Option<FailedStart>,
     /// How often the replica threads were started since they last made progress.
     pub replica_starts: u32,
     /// Looks in a row at which the replica was ahead of a log that is current.
@@ -39,6 +44,18 @@ pub struct Observation {
     pub hand_over_overdue: bool,
 }
 
+/// A start of the database that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FailedStart {
+    /// In its own words, where those are known.
+    pub why: String,
+    /// It was started as follower, and says that it cannot cut off what was not acknowledged. No
+    /// other failure shows that.
+    pub refuses_to_cut: bool,
+    /// It is too early for another try.
+    pub rests: bool,
+}
+
 /// The log, as far as it is released and applied here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSeen {
@@ -46,9 +63,9 @@ pub struct LogSeen {
     pub released: Lsn,
     /// Applied ones: the GTID index holds these.
     pub applied: Lsn,
-    /// The newest released entry is of the term that is led now, at or past the end of the log that
-    /// this node started with, and all is applied: what is not in the index by now was not decided
-    /// by any term before.
+    /// All that the leader of this term says is released is applied here, an entry of the term among
+    /// it: what is not in the index by now was not decided by any term before, nor shown to this
+    /// node in this one.
     pub current: bool,
     /// The newest database transaction in the log (or the base that the cluster started from).
     pub tail: Option<Gtid>,

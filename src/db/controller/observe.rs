@@ -1,11 +1,14 @@
 //! Looking: at the server, its process and the log.
 
+use std::path::PathBuf;
+
 use tokio::time::{Duration, Instant};
 
 use super::{
     demote::HAND_OVER_WAIT,
     executor::{Controller, DOMAIN},
     observation::{At, DbSeen, LogSeen, Observation, Part, ServerSeen},
+    start::FailedStarts,
 };
 use crate::{
     db::{
@@ -13,7 +16,7 @@ use crate::{
         mariadb::{DbError, Positions, ReplicaStatus, ServerRun, Session},
         requirements::{self, CheckError, Finding},
     },
-    replicate::role::RoleView,
+    replicate::role::{ReleasedByLeader, RoleView},
     store::StoreError,
     types::Position,
 };
@@ -26,6 +29,8 @@ pub(super) struct Checked {
     pub run: Option<ServerRun>,
     pub at: Instant,
     pub version: String,
+    /// Where it writes its error log.
+    pub error_log: Option<PathBuf>,
     pub verdict: Result<Vec<Finding>, CheckError>,
 }
 
@@ -59,6 +64,10 @@ impl Controller {
     /// what the log shows.
     pub(super) async fn observe(&mut self) -> Result<Observation, StoreError> {
         let looked = self.look().await;
+        self.note_error_log().await?;
+        if looked.is_ok() {
+            self.failed_starts = FailedStarts::default();
+        }
         let log = self.log_seen()?;
         let db = match looked {
             Ok(Look::Unfit(db)) => db,
@@ -87,12 +96,25 @@ impl Controller {
             db,
             can_fence: self.settings.control.can_fence(),
             outlived_restart: self.outlived_restart,
+            failed_start: self.failed_starts.newest(),
             replica_starts: self.replica.starts,
             replica_ahead_looks: self.replica.ahead_looks,
+            resumes: self.resumes,
             failures: self.health.failures(),
             answered: self.checked.is_some(),
             hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
         })
+    }
+
+    /// Keeps in mind where it writes its error log, for the day when it does not start.
+    async fn note_error_log(&self) -> Result<(), StoreError> {
+        let said = self.checked.as_ref().and_then(|checked| checked.error_log.clone());
+        let Some(said) = said else { return Ok(()) };
+        if self.inputs.records.error_log()?.as_ref() == Some(&said) {
+            return Ok(());
+        }
+        let records = self.inputs.records.clone();
+        blocking(move || records.note_error_log(&said)).await
     }
 
     async fn look(&mut self) -> Result<Look, DbError> {
@@ -113,12 +135,12 @@ impl Controller {
         run: Option<ServerRun>,
     ) -> Result<Option<DbSeen>, DbError> {
         if !self.checked.as_ref().is_some_and(|c| c.stands(run)) {
-            let version = session.version().await?;
+            let (version, error_log) = (session.version().await?, session.error_log().await?);
             let verdict = match requirements::check(session, &self.settings.wanted).await {
                 Err(CheckError::Db(e)) => return Err(e),
                 verdict => verdict,
             };
-            self.checked = Some(Checked { run, at: Instant::now(), version, verdict });
+            self.checked = Some(Checked { run, at: Instant::now(), version, error_log, verdict });
         }
         Ok(self.checked.as_ref().and_then(|checked| match &checked.verdict {
             Ok(findings) if findings.is_empty() => None,
@@ -129,14 +151,16 @@ impl Controller {
 
     /// What the log shows here and now.
     pub(super) fn log_seen(&self) -> Result<LogSeen, StoreError> {
+        // First what is told, then what is here: so the one cannot be ahead by the order of looks.
+        let told = self.inputs.released_by_leader.borrow().clone();
         let released = self.inputs.released.at();
         let applied = self.inputs.applied.at();
         let role = self.inputs.role.borrow().clone();
         let newest = self.inputs.log.read(released, released, usize::MAX)?;
         let newest =
             newest.first().map(|entry| Position { term: Some(entry.term.clone()), lsn: entry.lsn });
-        let decided = newest.is_some_and(|newest| decided(&role, &newest, &self.inputs.began));
-        let tail = self.inputs.index.tail()?.or(*self.inputs.base.borrow());
+        let decided = newest.is_some_and(|newest| decided(&role, &newest, told.as_ref()));
+        let tail = self.inputs.index.tail()?.or(self.inputs.index.base());
         Ok(LogSeen { released, applied, current: decided && applied >= released, tail })
     }
 
@@ -160,7 +184,7 @@ impl Controller {
     /// Looks a position up in the log.
     pub(super) fn place(&self, log: &LogSeen, gtid: Option<Gtid>) -> Result<At, StoreError> {
         let Some(gtid) = gtid else { return Ok(At::Start) };
-        let base = *self.inputs.base.borrow();
+        let base = self.inputs.index.base();
         Ok(if base == Some(gtid) || self.inputs.index.holds(gtid)? {
             At::InLog(gtid)
         } else if gtid.sequence > log.tail.map_or(0, |tail| tail.sequence) {
@@ -185,11 +209,15 @@ impl Controller {
 }
 
 /// Whether what is released here shows all that was decided before: the newest released entry is of
-/// the term that is led now, and what this node held when it started is released or was replaced.
-/// Without a leader, or with what was released in an earlier life, the database may be ahead of the
-/// log for good reason: the others can have released what this node had sent but not yet written.
-fn decided(role: &RoleView, newest: &Position, began: &Position) -> bool {
-    role.leader.is_some() && newest.term == role.term && newest >= began
+/// the term that is led now, and at or past what this term's leader says is released. Without a
+/// leader, or with what was released in an earlier life, the database may be ahead of the log for
+/// good reason: the others can have released what this node had sent but not yet written; and a
+/// node that lost its log, or its end, once held more than it holds now.
+fn decided(role: &RoleView, newest: &Position, told: Option<&ReleasedByLeader>) -> bool {
+    let told = told.filter(|told| role.term.as_ref() == Some(&told.term));
+    role.leader.is_some()
+        && newest.term == role.term
+        && told.is_some_and(|told| newest.lsn >= told.released)
 }
 
 enum Look {
@@ -235,19 +263,30 @@ mod tests {
         RoleView { leader: term.clone().map(|t| t.leader), term, ..RoleView::nobody() }
     }
 
-    #[test]
-    fn a_node_that_comes_back_learns_first_what_was_decided_without_it() {
-        let began = at(1, 57);
-        let alone = RoleView { leader: None, ..follows(1) };
-        assert!(!decided(&alone, &at(1, 57), &began), "it led; nobody does now");
-        assert!(!decided(&follows(2), &at(1, 57), &began), "the next leader is known, no more");
-        assert!(decided(&follows(2), &at(2, 58), &began), "the next leader's first entry");
-        assert!(decided(&follows(2), &at(2, 50), &began), "its own tail was replaced");
+    fn told(number: u64, released: u64) -> Option<ReleasedByLeader> {
+        let term = at(number, 0).term.expect("a term");
+        Some(ReleasedByLeader { term, released: Lsn(released) })
     }
 
     #[test]
-    fn a_follower_that_comes_back_in_the_same_term_catches_up_with_its_own_log_first() {
-        assert!(!decided(&follows(2), &at(2, 40), &at(2, 57)));
-        assert!(decided(&follows(2), &at(2, 57), &at(2, 57)));
+    fn a_node_that_comes_back_learns_first_what_was_decided_without_it() {
+        let knows = |role: &RoleView, newest, told: Option<ReleasedByLeader>| {
+            decided(role, &newest, told.as_ref())
+        };
+        let alone = RoleView { leader: None, ..follows(1) };
+        assert!(!knows(&alone, at(1, 57), told(1, 57)), "it led; nobody does now");
+        assert!(!knows(&follows(2), at(1, 57), told(2, 57)), "the next leader is known, no more");
+        assert!(!knows(&follows(2), at(2, 58), told(1, 57)), "it was the last leader who said so");
+        assert!(!knows(&follows(2), at(2, 58), None), "the leader has said nothing yet");
+        assert!(knows(&follows(2), at(2, 58), told(2, 58)), "the next leader's first entry");
+        assert!(knows(&follows(2), at(2, 50), told(2, 50)), "its own tail was replaced");
+    }
+
+    #[test]
+    fn a_follower_that_comes_back_in_the_same_term_catches_up_with_its_leader_first() {
+        // Whatever it holds itself: it may have lost its log, and been killed while it caught up.
+        for (lsn, knows) in [(40, false), (56, false), (57, true), (58, true)] {
+            assert_eq!(decided(&follows(2), &at(2, lsn), told(2, 57).as_ref()), knows, "{lsn}");
+        }
     }
 }

@@ -37,6 +37,7 @@ impl Controller {
         // From here on it counts as leader, also if the answer to the next statement is lost.
         self.part = Part::Leader { term: term.clone(), closed: false };
         self.part_run = positions.run;
+        self.resumes = 0;
         if let Err(e) = session.open_writes(self.settings.event_scheduler).await {
             let role = self.inputs.role.borrow().clone();
             self.ask_step_down(role, format!("cannot open writes: {e}"));

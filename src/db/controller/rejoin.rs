@@ -1,49 +1,14 @@
-//! Following: starting the database, protecting it, pointing it to the feed.
+//! Following: protecting the database, pointing it to the feed.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    executor::{Controller, DOMAIN, StepError},
-    observe::{blocking, newest},
+    executor::{Controller, StepError},
+    observe::blocking,
 };
-use crate::db::{
-    control::{ControlError, StartRole},
-    mariadb::Entrance,
-};
-
-/// How often a starting server is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Starts as follower before one with the default role.
-const FOLLOWER_STARTS: usize = 2;
-/// How long a start may show no process before it counts as failed.
-const NO_PROCESS_WAIT: Duration = Duration::from_secs(5);
+use crate::db::mariadb::Entrance;
 
 impl Controller {
-    /// Starts a database that does not run, as follower, which cuts off what was not acknowledged.
-    /// A server that refuses that twice ("unsafe statement") starts with its default role, and
-    /// keeps the surplus. One that is only slow is left to recover.
-    pub(super) async fn launch(&mut self) -> Result<(), StepError> {
-        for _ in 0..FOLLOWER_STARTS {
-            let Err(e) = self.start(StartRole::Follower).await else { return Ok(()) };
-            if self.settings.control.is_running().await != Some(false) {
-                return Err(e);
-            }
-            warn!(error = %e, "the database does not start as follower");
-        }
-        warn!("starting the database with its default role: it keeps what was not acknowledged");
-        self.start(StartRole::Default).await
-    }
-
-    /// Kills it and starts it as follower.
-    pub(super) async fn restart(&mut self, why: &str) -> Result<(), StepError> {
-        warn!(why, "killing the database and starting it as follower");
-        self.settings.control.kill().await?;
-        self.launch().await
-    }
-
     pub(super) async fn migrate(&mut self, reason: String) -> Result<(), StepError> {
         warn!(reason, "the database needs migration");
         let records = self.inputs.records.clone();
@@ -73,29 +38,5 @@ impl Controller {
         // so that the I/O thread fetches again what the other lost.
         session.stop_replica().await?;
         Ok(session.start_replica().await?)
-    }
-
-    async fn start(&mut self, role: StartRole) -> Result<(), StepError> {
-        self.checked = None;
-        let mut launched = self.settings.control.start(role).await?;
-        let begun = Instant::now();
-        loop {
-            if let Ok(mut session) = self.db.session().await {
-                let positions = session.positions(DOMAIN).await?;
-                // Whatever it still holds now, a start as follower did not rid it of.
-                self.outlived_restart = newest(&positions.binlog);
-                info!(?role, took = ?begun.elapsed(), "the database is up");
-                return Ok(());
-            }
-            if let Some(e) = launched.failure() {
-                return Err(e.into());
-            }
-            let gone = self.settings.control.is_running().await == Some(false);
-            let after = if gone { NO_PROCESS_WAIT } else { self.settings.start_timeout };
-            if begun.elapsed() > after {
-                return Err(ControlError::Timeout { what: "start database", after }.into());
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
     }
 }

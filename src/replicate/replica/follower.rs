@@ -39,8 +39,12 @@ impl Replica {
                 following.heard_at = Some(now);
             }
             _ => {
-                let fresh =
-                    Following { term: Some(term.clone()), heard_at: Some(now), matched: Lsn::ZERO };
+                let fresh = Following {
+                    term: Some(term.clone()),
+                    heard_at: Some(now),
+                    matched: Lsn::ZERO,
+                    released: None,
+                };
                 self.state = State::Follower(fresh);
             }
         }
@@ -51,6 +55,7 @@ impl Replica {
         if append.term.leader != from || !self.hear_leader(&append.term, now) {
             return;
         }
+        self.hear_released(append.released);
         let term = append.term;
         if !self.shape.holds(&append.previous) {
             let result = Err(self.shape.may_share(&append.previous));
@@ -78,6 +83,13 @@ impl Replica {
         if let State::Follower(following) = &self.state {
             let matched = following.matched;
             self.set_committed(committed.min(matched));
+        }
+    }
+
+    /// The leader says what is released, whatever of it is here.
+    pub(super) fn hear_released(&mut self, released: Lsn) {
+        if let State::Follower(following) = &mut self.state {
+            following.released = following.released.max(Some(released));
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Peer {
     pub durable: Position,
     /// What its appliers have done.
     pub applied: Lsn,
+    /// What its database does; the core only carries it.
+    pub database: u8,
 }
 
 impl Peer {
@@ -29,5 +31,6 @@ impl Peer {
         self.leads = heartbeat.leads;
         self.durable = heartbeat.durable.clone();
         self.applied = heartbeat.applied;
+        self.database = heartbeat.database;
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     log::{Draft, Shape},
     replicate::{
         message::{Envelope, Heartbeat, HeartbeatReply, Message},
-        role::{Role, RoleView},
+        role::{ReleasedByLeader, Role, RoleView},
     },
     types::{Incarnation, Lsn, NodeId, Position, Term},
 };
@@ -61,6 +61,7 @@ pub struct Replica {
     pub(super) founding: Option<FoundingPlan>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) eligible: bool,
+    database: u8,
     pub(super) state: State,
     /// Nothing is promised before this, so that a lease granted before a restart is honoured.
     pub(super) quiet_until: Moment,
@@ -104,6 +105,8 @@ pub(super) struct Following {
     pub heard_at: Option<Moment>,
     /// Up to here its log is known to equal the leader's.
     pub matched: Lsn,
+    /// What the leader last said is released.
+    pub released: Option<Lsn>,
 }
 
 /// A write that is not yet known to be durable.
@@ -146,6 +149,7 @@ impl Replica {
             configurations: start.configurations,
             founding,
             eligible: false,
+            database: 0,
             state: State::Follower(Following::default()),
             quiet_until,
             leaderless_since: quiet_until,
@@ -240,6 +244,11 @@ impl Replica {
         self.eligible = eligible;
     }
 
+    /// What this node's database does, for the others' status; zero for none. Decides nothing here.
+    pub fn set_database(&mut self, code: u8) {
+        self.database = code;
+    }
+
     /// The appliers came so far.
     pub fn set_applied(&mut self, applied: Lsn) {
         self.applied = applied;
@@ -286,6 +295,17 @@ impl Replica {
             State::Follower(_) => RoleView { term, ..RoleView::nobody() },
             _ => RoleView { role: Role::Candidate, term, ..RoleView::nobody() },
         }
+    }
+
+    /// How far the log is released, as the leader of this term says; `None` while nobody leads, or
+    /// the leader has not said so yet.
+    pub fn released_by_leader(&self) -> Option<ReleasedByLeader> {
+        let (term, released) = match &self.state {
+            State::Leader(leader) => (leader.term.clone(), self.released),
+            State::Follower(following) => (following.term.clone()?, following.released?),
+            _ => return None,
+        };
+        Some(ReleasedByLeader { term, released })
     }
 
     /// The other nodes.
@@ -481,6 +501,7 @@ impl Replica {
             applied: self.applied,
             eligible: self.may_stand(),
             cluster: self.configuration().map(|c| c.cluster),
+            database: self.database,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
     }
@@ -496,6 +517,7 @@ impl Replica {
             if heartbeat.leads && term.leader == from {
                 follows = self.hear_leader(term, now);
                 if follows {
+                    self.hear_released(heartbeat.released);
                     self.learn_committed(heartbeat.committed);
                 }
             }

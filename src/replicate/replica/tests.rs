@@ -10,9 +10,12 @@ use crate::{
         Shape,
         entry::{Entry, EntryKind, Part},
     },
-    replicate::message::{
-        Append, Appended, Envelope, Fetched, Heartbeat, HeartbeatReply, Message, PreVoteReply,
-        Prepare, Promise, Run,
+    replicate::{
+        message::{
+            Append, Appended, Envelope, Fetched, Heartbeat, HeartbeatReply, Message, PreVoteReply,
+            Prepare, Promise, Run,
+        },
+        role::ReleasedByLeader,
     },
     types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId, Position, Term},
 };
@@ -115,6 +118,7 @@ fn heartbeat() -> Message {
         applied: Lsn::ZERO,
         eligible: false,
         cluster: None,
+        database: 0,
     })
 }
 
@@ -167,6 +171,32 @@ fn acknowledged(effects: &[Effect]) -> Option<Lsn> {
         Effect::Send(_, Message::Appended(Appended { result: Ok(up_to), .. })) => Some(*up_to),
         _ => None,
     })
+}
+
+fn leads(of: Term, released: u64) -> Message {
+    let Message::Heartbeat(heartbeat) = heartbeat() else { unreachable!("it is one") };
+    let released = Lsn(released);
+    Message::Heartbeat(Heartbeat { term: Some(of), leads: true, released, ..heartbeat })
+}
+
+#[test]
+fn what_is_released_is_known_from_this_terms_leader_only() {
+    let known = |node: &Node| node.replica.released_by_leader();
+    let of = |term: Term, released| Some(ReleasedByLeader { term, released: Lsn(released) });
+    let (first, second) = (term(1, "n1"), term(2, "n2"));
+    let mut node = Node::new("n3", std::slice::from_ref(&first), HardState::default(), true);
+    assert_eq!(known(&node), None, "what it kept itself says nothing");
+    node.hear("n1", leads(first.clone(), 90));
+    assert_eq!(known(&node), of(first.clone(), 90), "far beyond what it holds");
+    node.hear("n1", append(first.clone(), at(1, first.clone()), vec![], 95));
+    node.hear("n1", leads(first.clone(), 90));
+    assert_eq!(known(&node), of(first.clone(), 95), "an older word changes nothing");
+    node.hear("n2", leads(second.clone(), 1));
+    assert_eq!(known(&node), of(second.clone(), 1), "the next leader speaks for itself");
+    node.hear("n1", leads(first, 99));
+    assert_eq!(known(&node), of(second, 1), "the last one no more");
+    node.pass(10_000);
+    assert_eq!(known(&node), None, "nobody leads");
 }
 
 #[test]

@@ -267,6 +267,7 @@ fn heartbeat_to_wire(m: &Heartbeat) -> wire::PeerHeartbeat {
         applied: m.applied.0,
         eligible: m.eligible,
         cluster: cluster_to_wire(m.cluster),
+        database: m.database.into(),
     }
 }
 
@@ -342,6 +343,8 @@ fn heartbeat(m: wire::PeerHeartbeat) -> Result<Heartbeat, WireError> {
         applied: Lsn(m.applied),
         eligible: m.eligible,
         cluster: cluster(&m.cluster)?,
+        // A code of a later program that does not fit is unknown here in any case.
+        database: u8::try_from(m.database).unwrap_or_default(),
     })
 }
 

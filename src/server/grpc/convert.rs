@@ -37,7 +37,7 @@ pub fn status(status: &NodeStatus) -> wire::GetStatusResponse {
     }
 }
 
-/// The members, this node's own database and role filled in.
+/// The members, this node's own role filled in.
 pub fn servers(status: &NodeStatus) -> Vec<wire::Server> {
     status.members.iter().map(|member| server(member, status)).collect()
 }
@@ -49,7 +49,6 @@ fn server(member: &MemberStatus, status: &NodeStatus) -> wire::Server {
         (false, true) => wire::Role::Leader,
         (false, false) => wire::Role::Follower,
     };
-    let db = status.db.as_ref().filter(|_| own);
     wire::Server {
         id: member.id.to_string(),
         address: member.address.clone(),
@@ -59,7 +58,7 @@ fn server(member: &MemberStatus, status: &NodeStatus) -> wire::Server {
         durable_lsn: member.durable.0,
         applied_lsn: member.applied.0,
         eligible: member.eligible,
-        database: db.map(|db| database_state(db.state).into()),
+        database: member.database.map(|state| database_state(state).into()),
     }
 }
 

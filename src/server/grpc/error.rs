@@ -8,7 +8,9 @@ impl From<BackendError> for Status {
     fn from(error: BackendError) -> Self {
         let message = error.to_string();
         match error {
-            BackendError::NoDatabase => Status::failed_precondition(message),
+            BackendError::NoDatabase | BackendError::NotReady(_) => {
+                Status::failed_precondition(message)
+            }
             BackendError::Rejected(_) => Status::unavailable(message),
             BackendError::Indeterminate(_) => Status::unknown(message),
         }

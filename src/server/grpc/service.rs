@@ -65,4 +65,15 @@ impl Admin for AdminService {
             restart_needed: done.restart_needed,
         }))
     }
+
+    async fn take_database_back(
+        &self,
+        _: Request<wire::TakeDatabaseBackRequest>,
+    ) -> Result<Response<wire::TakeDatabaseBackResponse>, Status> {
+        let taken = self.backend.take_database_back().await?;
+        Ok(Response::new(wire::TakeDatabaseBackResponse {
+            reason: taken.reason,
+            position: taken.position,
+        }))
+    }
 }

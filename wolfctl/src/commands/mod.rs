@@ -25,6 +25,7 @@ pub async fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Status => status::run(cli).await,
         Command::Db(Db::Diagnose) => db::diagnose::run(cli).await,
         Command::Db(Db::Configure { yes }) => db::configure::run(cli, *yes).await,
+        Command::Db(Db::Rebuilt) => db::rebuilt::run(cli).await,
         Command::Kv(command) => kv::run(cli, command).await,
     }
 }

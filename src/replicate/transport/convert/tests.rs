@@ -50,10 +50,17 @@ fn results<T: std::fmt::Debug>(
 
 fn heartbeats() -> impl Strategy<Value = Message> {
     let marks = (any::<u64>(), any::<u64>(), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<u8>());
     let cluster = option::of(any::<[u8; 16]>());
     (option::of(terms()), flags, any::<u64>(), positions(), marks, cluster).prop_map(
-        |(term, (leads, eligible), sent_at, durable, (committed, released, applied), cluster)| {
+        |(
+            term,
+            (leads, eligible, database),
+            sent_at,
+            durable,
+            (committed, released, applied),
+            cluster,
+        )| {
             Message::Heartbeat(Heartbeat {
                 term,
                 leads,
@@ -64,6 +71,7 @@ fn heartbeats() -> impl Strategy<Value = Message> {
                 applied: Lsn(applied),
                 eligible,
                 cluster: cluster.map(ClusterId),
+                database,
             })
         },
     )

@@ -2,3 +2,4 @@
 
 pub mod configure;
 pub mod diagnose;
+pub mod rebuilt;
