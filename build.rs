@@ -4,8 +4,12 @@ use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 3] =
-    ["wolfscale/v1/peer.proto", "wolfscale/v1/admin.proto", "wolfscale/v1/types.proto"];
+const PROTOS: [&str; 4] = [
+    "wolfscale/v1/peer.proto",
+    "wolfscale/v1/admin.proto",
+    "wolfscale/v1/kv.proto",
+    "wolfscale/v1/types.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -80,6 +80,8 @@ metrics! {
         "Time since the member was last heard.";
     MEMBER_LAG = "wolfscale_replication_lag_entries", Gauge, Count, ["member"],
         "Entries that this node holds durably and the member does not, as last heard.";
+    KV_CALLS = "wolfscale_kv_calls_total", Counter, Count, ["answer"],
+        "Calls of the key-value store that came to this node and needed the leader, by their answer: applied, rejected, indeterminate.";
     DB_STATE = "wolfscale_db_state", Gauge, Count, ["state"],
         "1 for the state that the node's database is in, 0 for all others.";
     NOTICES = "wolfscale_notices", Gauge, Count, [],

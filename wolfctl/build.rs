@@ -4,7 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=../proto");
-    let descriptors = protox::compile(["wolfscale/v1/admin.proto"], ["../proto"])?;
+    let protos = ["wolfscale/v1/admin.proto", "wolfscale/v1/kv.proto"];
+    let descriptors = protox::compile(protos, ["../proto"])?;
     tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -9,7 +9,10 @@ use std::{
 use rkyv::{Archive, Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApplyError, Assembler, StateMachine};
+use super::{
+    ApplyError, Assembler, Outcome, Outcomes, StateMachine, View,
+    exactly_once::{apply_session, once},
+};
 use crate::{
     log::{
         EntrySource,
@@ -17,7 +20,7 @@ use crate::{
         watermark::{Watermark, WatermarkSetter, watermark},
     },
     store::{
-        Batch, Durability, Engine,
+        Durability, Engine,
         codec::{self, Compress, Stored},
         keys,
     },
@@ -40,6 +43,7 @@ pub struct Applier {
     assembler: Assembler,
     applied: Lsn,
     chain: ChainHash,
+    outcomes: Outcomes,
     setter: WatermarkSetter,
     mark: Watermark,
 }
@@ -82,6 +86,7 @@ impl Applier {
             assembler: Assembler::default(),
             applied,
             chain: ChainHash(stored.chain),
+            outcomes: Outcomes::default(),
             setter,
             mark,
         };
@@ -94,19 +99,27 @@ impl Applier {
         self.mark.clone()
     }
 
+    /// What became of the newest commands: kept before `applied` moves.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.clone()
+    }
+
     /// Applies entries up to `to`, at most one batch; returns how far it has come.
     pub fn apply_some(&mut self, to: Lsn) -> Result<Lsn, ApplyError> {
         let entries = self.source.read(self.applied.next(), to, BATCH_BYTES)?;
         let Some(last) = entries.last().cloned() else { return Ok(self.applied) };
-        let mut batch = Batch::default();
+        let state = self.state.clone();
+        let (mut view, mut outcomes) = (View::new(&*state), Vec::new());
         for entry in &entries {
-            self.apply_entry(entry, &mut batch)?;
+            outcomes.extend(self.apply_entry(entry, &mut view)?);
         }
+        let mut batch = view.into_batch();
         let open_since = self.assembler.open_since().map_or(0, |lsn| lsn.0);
         let applied = AppliedV1 { lsn: last.lsn.0, chain: last.chain.0, open_since };
         batch.put(keys::APPLIED, keys::APPLIED_AT, codec::encode(&applied, Compress::Never));
         self.state.commit(batch, Durability::Volatile)?;
         (self.applied, self.chain) = (last.lsn, last.chain);
+        self.outcomes.keep(outcomes);
         self.setter.set(self.applied);
         Ok(self.applied)
     }
@@ -146,12 +159,21 @@ impl Applier {
         }
     }
 
-    fn apply_entry(&mut self, entry: &Arc<Entry>, batch: &mut Batch) -> Result<(), ApplyError> {
-        let Some(command) = self.assembler.push(entry) else { return Ok(()) };
-        match self.machines.get_mut(&command.kind) {
-            Some(machine) => machine.apply(&command, batch),
-            None => Ok(()),
+    /// Applies the command that an entry completes; its outcome, if somebody may ask for it.
+    fn apply_entry(
+        &mut self,
+        entry: &Arc<Entry>,
+        view: &mut View<'_>,
+    ) -> Result<Option<(Lsn, Outcome)>, ApplyError> {
+        let Some(command) = self.assembler.push(entry) else { return Ok(None) };
+        let lsn = command.at.lsn;
+        if command.kind == EntryKind::Session {
+            return Ok(Some((lsn, Outcome::Session(apply_session(&command, view)?))));
         }
+        let Some(machine) = self.machines.get_mut(&command.kind) else { return Ok(None) };
+        let outcome = once(&command, view, |view| machine.apply(&command, view))?;
+        let nobody_asks = matches!(&outcome, Outcome::Executed { result, .. } if result.is_empty());
+        Ok((!nobody_asks).then_some((lsn, outcome)))
     }
 
     /// Takes up the parts of a command that was not complete when the state was stored.

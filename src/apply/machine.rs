@@ -1,9 +1,11 @@
 //! The contract of an applier.
 
-use super::Command;
+use bytes::Bytes;
+
+use super::{Command, View};
 use crate::{
     log::entry::EntryKind,
-    store::{Batch, StoreError, codec::CodecError},
+    store::{StoreError, codec::CodecError},
 };
 
 /// Why a command of the log could not be applied. Both are fatal: every node would apply it alike,
@@ -28,7 +30,11 @@ pub trait StateMachine: Send {
     /// The kind that it applies.
     fn kind(&self) -> EntryKind;
 
-    /// Adds the command's changes to `batch`. Called once for each released command of its kind,
-    /// in log order; after a crash again from the last durable applied LSN on.
-    fn apply(&mut self, command: &Command, batch: &mut Batch) -> Result<(), ApplyError>;
+    /// Makes the command's changes through `state`, which shows those of all commands before it,
+    /// also of the same batch. Returns its sealed result for whoever proposed it; empty if nobody
+    /// asks for one. Called once for each released command of its kind, in log order; after a
+    /// crash again from the last durable applied LSN on.
+    ///
+    /// What it does must depend on the log alone: not on where one batch ends and the next begins.
+    fn apply(&mut self, command: &Command, state: &mut View<'_>) -> Result<Bytes, ApplyError>;
 }

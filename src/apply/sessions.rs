@@ -38,6 +38,14 @@ pub enum SessionCommand {
 }
 
 impl SessionCommand {
+    /// The proposer's time, in milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        let (Self::Open { now_ms, .. }
+        | Self::KeepAlive { now_ms, .. }
+        | Self::Close { now_ms, .. }) = self;
+        *now_ms
+    }
+
     /// The sealed form, for an entry's body.
     pub fn encode(&self) -> Vec<u8> {
         let stored = match *self {

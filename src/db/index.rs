@@ -7,10 +7,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{command::DbCommand, gtid::Gtid};
 use crate::{
-    apply::{ApplyError, Command, StateMachine},
+    apply::{ApplyError, Command, StateMachine, View},
     log::entry::EntryKind,
     store::{
-        Batch, Direction, Engine, StoreError,
+        Direction, Engine, StoreError,
         codec::{self, Compress, Stored},
         keys,
     },
@@ -39,11 +39,11 @@ impl StateMachine for DbIndexer {
         EntryKind::Db
     }
 
-    fn apply(&mut self, command: &Command, batch: &mut Batch) -> Result<(), ApplyError> {
+    fn apply(&mut self, command: &Command, state: &mut View<'_>) -> Result<Bytes, ApplyError> {
         let lsn = command.at.lsn;
         let decoded = DbCommand::decode(&command.body);
         match decoded.map_err(|source| ApplyError::Command { lsn, source })? {
-            DbCommand::Format(_) => batch.put(keys::DB_FORMATS, keys::lsn(lsn), Bytes::new()),
+            DbCommand::Format(_) => state.put(keys::DB_FORMATS, keys::lsn(lsn), Bytes::new()),
             DbCommand::Transaction(transaction) => {
                 let gtid = transaction.gtid;
                 let place = DbPlaceV1 {
@@ -56,11 +56,11 @@ impl StateMachine for DbIndexer {
                 };
                 let place = codec::encode(&place, Compress::Never);
                 let key = keys::gtid(gtid.domain, gtid.sequence);
-                batch.put(keys::DB_GTIDS, key, place.clone());
-                batch.put(keys::DB_META, keys::DB_TAIL, place);
+                state.put(keys::DB_GTIDS, key, place.clone());
+                state.put(keys::DB_META, keys::DB_TAIL, place);
             }
         }
-        Ok(())
+        Ok(Bytes::new())
     }
 }
 
@@ -175,9 +175,9 @@ mod tests {
             request: None,
             body: command.encode().into(),
         };
-        let mut batch = Batch::default();
-        DbIndexer.apply(&command, &mut batch).expect("applies");
-        engine.commit(batch, Durability::Volatile).expect("memory");
+        let mut view = View::new(engine);
+        DbIndexer.apply(&command, &mut view).expect("applies");
+        engine.commit(view.into_batch(), Durability::Volatile).expect("memory");
     }
 
     fn transaction(gtid: &str) -> DbCommand {

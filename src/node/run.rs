@@ -19,7 +19,7 @@ use super::{
     stores::{self, Stores},
 };
 use crate::{
-    apply::Applier,
+    apply::{Applier, Outcomes},
     clock,
     cluster::membership::Policy,
     config::{self, Config},
@@ -31,11 +31,12 @@ use crate::{
         index::{DbIndex, DbIndexer},
         mariadb::MariaDb,
     },
+    kv::{FrontParts, KvFront, KvMachine, read_index, reader::KvReader, ticker},
     log::{EntrySource, watermark::Watermark},
     metrics,
     replicate::{
         boot::{Boot, start_replica},
-        driver::{self, Inputs, REQUESTS_WAITING_MAX},
+        driver::{self, Inputs, REQUESTS_WAITING_MAX, ReplicaView},
         host::{Host, Watermarks},
         propose::Proposer,
         replica::{FoundingPlan, Timing},
@@ -49,13 +50,16 @@ use crate::{
     },
     server::{
         backend::{AdminBackend, NoDatabase},
-        grpc,
+        grpc::{
+            self,
+            kv::{Leaders, kv_service},
+        },
         http::{self, Answers},
         status::NodeStatus,
     },
     store::{Durability, Engine},
     tasks::{OnEnd, Tasks},
-    types::ClusterId,
+    types::{ClusterId, NodeId},
     wire::peer_server::PeerServer,
 };
 
@@ -115,7 +119,9 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
         applied: applied.clone(),
         role: role.clone(),
         requests: requests.clone(),
+        view: view.clone(),
     };
+    let kv = shared.start_kv(proposer.clone(), core.applier.outcomes(), core.state);
     let inputs = Inputs {
         heartbeats: transport.inbound.heartbeats,
         log: transport.inbound.log,
@@ -156,7 +162,7 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     };
     let (status_tx, status_rx) = watch::channel(status.compose());
     tasks.spawn("status", OnEnd::Ignore, status.run(status_tx, stopping));
-    shared.serve(listener, transport.service, status_rx, controller.as_ref()).await?;
+    shared.serve(listener, transport.service, kv, status_rx, controller.as_ref()).await?;
     info!(id = %config.node.id, grpc = %config.listen.grpc, "the node runs");
     Ok(Started { controller, requests, role })
 }
@@ -181,7 +187,8 @@ impl Core {
         transport: Arc<dyn Transport>,
     ) -> Result<Self, NodeError> {
         let source: Arc<dyn EntrySource> = Arc::new(stores.log.reader());
-        let machines: Vec<Box<dyn crate::apply::StateMachine>> = vec![Box::new(DbIndexer)];
+        let machines: Vec<Box<dyn crate::apply::StateMachine>> =
+            vec![Box::new(DbIndexer), Box::new(KvMachine::default())];
         let applier = Applier::open(source.clone(), stores.state.clone(), machines)?;
         let founding = founding_plan(config, &stores)?;
         let boot = Boot {
@@ -224,9 +231,41 @@ struct Shared {
     applied: Watermark,
     role: watch::Receiver<RoleView>,
     requests: mpsc::Sender<driver::Request>,
+    view: watch::Receiver<ReplicaView>,
 }
 
 impl Shared {
+    /// The KV's front, and what moves its time on.
+    fn start_kv(&self, proposer: Proposer, outcomes: Outcomes, state: Arc<dyn Engine>) -> KvFront {
+        let (reads, reads_rx) = read_index::channel();
+        let front = KvFront::new(FrontParts {
+            proposer,
+            role: self.role.clone(),
+            applied: self.applied.clone(),
+            outcomes,
+            reader: KvReader::new(state),
+            reads,
+        });
+        let stop = self.tasks.stopping();
+        let asking = read_index::run(reads_rx, self.requests.clone(), stop.clone());
+        self.tasks.spawn("read index", OnEnd::StopNode, asking);
+        self.tasks.spawn("log time", OnEnd::StopNode, ticker::run(front.clone(), stop));
+        front
+    }
+
+    /// Where the other nodes are: as configured here, or else as the log says.
+    fn leaders(&self) -> Leaders {
+        let members = self.config.cluster.initial_members.iter();
+        let fixed: BTreeMap<_, _> = members.map(|m| (m.id.clone(), m.address.clone())).collect();
+        let view = self.view.clone();
+        let address_of = move |id: &NodeId| {
+            let view = view.borrow();
+            let configured = view.configuration.as_ref().and_then(|c| c.member(id));
+            fixed.get(id).cloned().or_else(|| configured.map(|member| member.address.clone()))
+        };
+        Leaders::new(Arc::new(address_of), &self.config.cluster.secret)
+    }
+
     async fn start_database(
         &self,
         db: &config::Db,
@@ -284,6 +323,7 @@ impl Shared {
         &self,
         listener: TcpListener,
         peers: PeerServer<PeerService>,
+        kv: KvFront,
         status: watch::Receiver<NodeStatus>,
         controller: Option<&ControllerHandle>,
     ) -> Result<(), NodeError> {
@@ -300,7 +340,9 @@ impl Shared {
         let answers = Answers::new(config.http.token.clone(), status.clone(), metrics::install()?);
         tasks.spawn("http", OnEnd::StopNode, http::serve(http_listener, answers, tasks.clone()));
         let routes = grpc::routes(config.api.token.clone(), status, backend).await?;
-        let serving = grpc::serve(listener, routes.add_service(peers), tasks.stopping());
+        let kv = kv_service(kv, Arc::new(self.leaders()), config.api.token.clone());
+        let routes = routes.add_service(peers).add_service(kv);
+        let serving = grpc::serve(listener, routes, tasks.stopping());
         let failing = tasks.clone();
         tasks.spawn("grpc", OnEnd::StopNode, async move {
             if let Err(error) = serving.await {

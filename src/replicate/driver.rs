@@ -45,6 +45,8 @@ pub enum Request {
     SetFounding(FoundingPlan),
     /// Give the lead to another; answers whether there is one to wait for.
     HandOver(oneshot::Sender<bool>),
+    /// Up to where a linearizable read must see; `None` unless this node leads, and is confirmed.
+    ReadIndex(oneshot::Sender<Option<Lsn>>),
 }
 
 /// The replica as it is, for status.
@@ -160,6 +162,7 @@ fn asked(host: &mut Host<LogStorage>, request: Request) {
             // Whoever asked may have given up waiting.
             let _gone = answer.send(heir);
         }
+        Request::ReadIndex(answer) => host.read_index(answer, clock::now()),
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::{
     message::{Append, Envelope, Fetched, Message, Run},
     propose::{Proposal, ProposeError, Released},
-    replica::{CommittedV1, Effect, Entries, HardState, Replica, Ticket, Write},
+    replica::{CommittedV1, Effect, Entries, HardState, ReadTicket, Replica, Ticket, Write},
     role::{ReleasedByLeader, RoleView},
     transport::Transport,
 };
@@ -85,6 +85,7 @@ pub struct Host<W> {
     transport: Arc<dyn Transport>,
     waiting: BTreeMap<Lsn, Waiting>,
     waiting_bytes: usize,
+    reads: BTreeMap<ReadTicket, oneshot::Sender<Option<Lsn>>>,
     committed_stored: Lsn,
     setters: Setters,
     marks: Watermarks,
@@ -135,6 +136,7 @@ impl<W: LogWriter> Host<W> {
             transport,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            reads: BTreeMap::new(),
             setters: Setters { appended, durable, committed, released },
             marks: Watermarks {
                 appended: appended_mark,
@@ -199,6 +201,17 @@ impl<W: LogWriter> Host<W> {
         }
     }
 
+    /// Up to where a linearizable read must see; `None` if this node does not lead, or loses the
+    /// lead before a quorum has confirmed it.
+    pub fn read_index(&mut self, answer: oneshot::Sender<Option<Lsn>>, now: Moment) {
+        match self.replica.ask_read_index(now) {
+            Some(ticket) => drop(self.reads.insert(ticket, answer)),
+            // Whoever asked may have gone; then nobody needs the answer.
+            None => drop(answer.send(None)),
+        }
+        self.settle(now);
+    }
+
     /// Carries out what the replica wants, until it wants nothing more.
     pub fn settle(&mut self, now: Moment) {
         for effect in self.replica.take_effects(now) {
@@ -208,6 +221,10 @@ impl<W: LogWriter> Host<W> {
             if let Err(error) = self.carry_out(effect, now) {
                 self.fail(error.to_string());
             }
+        }
+        for (ticket, index) in self.replica.take_read_answers() {
+            // Whoever asked may have gone; then nobody needs the answer.
+            let _gone = self.reads.remove(&ticket).map(|answer| answer.send(index));
         }
     }
 

@@ -86,8 +86,32 @@ impl Proposer {
         body: Bytes,
         only_in: Option<Term>,
     ) -> oneshot::Receiver<Result<Released, ProposeError>> {
+        self.send(kind, body, None, only_in).await
+    }
+
+    /// Queues a command of a client's request and waits for its answer. That it is released does
+    /// not say that it was executed: its outcome does, where it is applied.
+    ///
+    /// Not cancel safe: dropped after queueing, the command may still happen.
+    pub async fn propose_request(
+        &self,
+        kind: EntryKind,
+        body: Bytes,
+        request: Option<RequestId>,
+    ) -> Result<Released, ProposeError> {
+        let answered = self.send(kind, body, request, None).await;
+        answered.await.unwrap_or(Err(ProposeError::Indeterminate))
+    }
+
+    async fn send(
+        &self,
+        kind: EntryKind,
+        body: Bytes,
+        request: Option<RequestId>,
+        only_in: Option<Term>,
+    ) -> oneshot::Receiver<Result<Released, ProposeError>> {
         let (answer, answered) = oneshot::channel();
-        let proposal = Proposal { kind, body, request: None, only_in, answer };
+        let proposal = Proposal { kind, body, request, only_in, answer };
         // If the replica is gone, so is the answer's sender: the caller sees a closed channel.
         let _gone = self.0.send(proposal).await;
         answered

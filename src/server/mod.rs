@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! NodeStatus (watch) ─┬▶ grpc: Admin, health, reflection, and the peers' service ─▶ :8080
-//! AdminBackend ───────┘
+//! AdminBackend ───────┤
+//! KvFront ────────────┘  Kv: here, or passed on to the leader
 //! NodeStatus, metrics ─▶ http: /metrics, /health/live, /health/ready ─▶ :8081
 //! ```
 //!

@@ -46,7 +46,8 @@ fn clients(world: &mut World) {
     }
 }
 
-fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
+/// Crashes, power cuts, partitions, cut links and slow disks, as the seed wants them.
+pub fn faults(world: &mut World, down: &mut Vec<(usize, u64)>, step: u64) {
     let due: Vec<usize> = down.iter().filter(|(_, at)| *at <= step).map(|(n, _)| *n).collect();
     down.retain(|(_, at)| *at > step);
     due.into_iter().for_each(|index| world.start(index));

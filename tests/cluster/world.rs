@@ -13,9 +13,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::oneshot;
 use wolfscale::{
-    apply::{Applier, ApplyError, Command, StateCheck, StateMachine, check_state},
+    apply::{Applier, ApplyError, Command, Outcome, StateCheck, StateMachine, View, check_state},
     clock::Moment,
     cluster::membership::Policy,
+    kv::{KvMachine, reader::KvReader},
     log::{EntrySource, Log, entry::EntryKind},
     replicate::{
         boot::{Boot, start_replica},
@@ -26,8 +27,8 @@ use wolfscale::{
         role::RoleView,
         transport::Transport,
     },
-    store::{Batch, Direction, Durability, Engine, MemoryEngine, Space},
-    types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId},
+    store::{Direction, Durability, Engine, MemoryEngine, Rows, Space},
+    types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId, RequestId},
 };
 
 /// Where the test's state machine keeps what it applied.
@@ -149,13 +150,13 @@ struct Tally;
 
 impl StateMachine for Tally {
     fn kind(&self) -> EntryKind {
-        EntryKind::Kv
+        EntryKind::Disk
     }
 
-    fn apply(&mut self, command: &Command, batch: &mut Batch) -> Result<(), ApplyError> {
+    fn apply(&mut self, command: &Command, state: &mut View<'_>) -> Result<Bytes, ApplyError> {
         let key = [&command.body[..8], &command.at.lsn.0.to_be_bytes()].concat();
-        batch.put(TALLY, key, Bytes::from((command.body.len() as u64).to_be_bytes().to_vec()));
-        Ok(())
+        state.put(TALLY, key, Bytes::from((command.body.len() as u64).to_be_bytes().to_vec()));
+        Ok(Bytes::new())
     }
 }
 
@@ -290,7 +291,9 @@ impl World {
             node.disk.state = MemoryEngine::default();
         }
         let state: Arc<dyn Engine> = Arc::new(node.disk.state.clone());
-        let applier = Applier::open(source, state, vec![Box::new(Tally)]).expect("the state opens");
+        let machines: Vec<Box<dyn StateMachine>> =
+            vec![Box::new(Tally), Box::new(KvMachine::default())];
+        let applier = Applier::open(source, state, machines).expect("the state opens");
         let writes: Arc<Mutex<VecDeque<LogWrite>>> = Arc::default();
         let transport = SimTransport { from: index, outbox: self.outbox.clone() };
         let host = Host::new(
@@ -396,7 +399,7 @@ impl World {
         let (answer, answered) = oneshot::channel();
         running.host.propose(
             Proposal {
-                kind: EntryKind::Kv,
+                kind: EntryKind::Disk,
                 body: body.into(),
                 request: None,
                 only_in: None,
@@ -406,6 +409,61 @@ impl World {
         );
         self.asked.push(Asked { id, answer: answered });
         self.settle(index);
+    }
+
+    /// A client hands a command to node `index`; `None` if it is down.
+    pub fn propose(
+        &mut self,
+        index: usize,
+        kind: EntryKind,
+        body: Vec<u8>,
+        request: Option<RequestId>,
+    ) -> Option<oneshot::Receiver<Result<Released, ProposeError>>> {
+        let now = self.moment(index);
+        let running = self.nodes[index].running.as_mut()?;
+        self.proposals += 1;
+        let (answer, answered) = oneshot::channel();
+        let body = body.into();
+        running.host.propose(Proposal { kind, body, request, only_in: None, answer }, now);
+        self.settle(index);
+        Some(answered)
+    }
+
+    /// A client asks node `index` for a read index; `None` if it is down.
+    pub fn read_index(&mut self, index: usize) -> Option<oneshot::Receiver<Option<Lsn>>> {
+        let now = self.moment(index);
+        let (answer, answered) = oneshot::channel();
+        self.nodes[index].running.as_mut()?.host.read_index(answer, now);
+        self.settle(index);
+        Some(answered)
+    }
+
+    /// Which life of the node's process it is; `None` while it is down.
+    pub fn life(&self, index: usize) -> Option<u64> {
+        self.nodes[index].running.as_ref().map(|running| running.life)
+    }
+
+    /// What a node has applied.
+    pub fn applied(&self, index: usize) -> Lsn {
+        self.nodes[index].running.as_ref().map_or(Lsn::ZERO, |r| r.applier.applied().at())
+    }
+
+    /// What became of a command at that LSN, where it was applied.
+    pub fn outcome(&self, index: usize, lsn: Lsn) -> Option<Outcome> {
+        self.nodes[index].running.as_ref()?.applier.outcomes().at(lsn)
+    }
+
+    /// A node's KV.
+    pub fn kv(&self, index: usize) -> KvReader {
+        KvReader::new(Arc::new(self.nodes[index].disk.state.clone()))
+    }
+
+    /// Everything in a node's state store.
+    pub fn contents(&self, index: usize) -> Vec<Rows> {
+        let state = &self.nodes[index].disk.state;
+        let all = [0xff; 64];
+        let rows = |space| state.scan(Space(space), &[], &all, Direction::Forward, usize::MAX);
+        (0..=u8::MAX).map(|space| rows(space).expect("memory")).collect()
     }
 
     /// Runs until then.

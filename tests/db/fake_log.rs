@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use wolfscale::{
-    apply::{Assembler, Command, StateMachine},
+    apply::{Assembler, Command, StateMachine, View},
     db::{
         command::DbCommand,
         index::{DbIndex, DbIndexer},
@@ -19,7 +19,7 @@ use wolfscale::{
         watermark::{Watermark, WatermarkSetter, watermark},
     },
     replicate::propose::{Proposal, ProposeError, Proposer, Released},
-    store::{Batch, Durability, Engine, MemoryEngine, StoreError},
+    store::{Durability, Engine, MemoryEngine, StoreError},
     types::{ChainHash, Lsn, Term},
 };
 
@@ -205,15 +205,16 @@ impl Inner {
     }
 
     fn apply(&mut self) {
-        let mut batch = Batch::default();
+        let engine = self.engine.clone();
+        let mut view = View::new(&engine);
         for entry in &self.entries[self.applied..] {
             let command = self.assembler.push(entry);
             if let Some(command) = command.filter(|c| c.kind == EntryKind::Db) {
-                DbIndexer.apply(&command, &mut batch).expect("applies");
+                DbIndexer.apply(&command, &mut view).expect("applies");
                 self.commands.push(command);
             }
         }
-        self.engine.commit(batch, Durability::Volatile).expect("memory does not fail");
+        self.engine.commit(view.into_batch(), Durability::Volatile).expect("memory does not fail");
         self.applied = self.entries.len();
         self.applied_tx.set(Lsn(self.applied as u64));
     }

@@ -134,7 +134,7 @@ async fn edges(http_token: Option<&str>) -> Edges {
 
 /// The client's program; built if it is not there or old. The whole workspace is named, as another
 /// choice of packages has other features and would compile all dependencies again.
-fn wolfctl_path() -> &'static PathBuf {
+pub fn wolfctl_path() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let built = Command::new(env!("CARGO"))

@@ -3,6 +3,8 @@
 mod admin;
 mod command_line;
 mod docs;
+mod kv;
+mod kv_forward;
 mod layout;
 #[path = "../support/ports.rs"]
 mod ports;

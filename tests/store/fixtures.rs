@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use wolfscale::{
-    apply::{AppliedV1, sessions::SessionCommand},
+    apply::{AppliedV1, SessionAnswerV1, SessionClockV1, SessionV1, sessions::SessionCommand},
     cluster::{
         identity::{DurableMark, Identity, IdentityFile, IdentityStore},
         membership::{Configuration, Fork, Member, Policy, Standing},
@@ -35,7 +35,11 @@ use wolfscale::{
         Attributes, Caller, Content, DiskCommand, DiskOperation, Extent, LockRange, NewInode,
         Place, XattrMode,
     },
-    kv::command::{KvCommand, LeaseId},
+    kv::{
+        command::{KvCommand, LeaseId},
+        outcome::{KvOutcome, KvRefusal},
+        record::{EventV1, HistoryV1, KvClockV1, LeaseV1, PairV1},
+    },
     log::{
         TermRunV1,
         entry::{Entry, EntryKind, Part},
@@ -85,6 +89,12 @@ fn fixtures() -> Vec<Fixture> {
     all.push(fixture("identity-v1", identity(), write_identity, read_identity));
     all.extend(clusters());
     all.extend(states());
+    all.extend(session_states());
+    all.extend(kv_states());
+    all.extend(kv_outcomes().map(|(name, outcome)| {
+        let name = format!("kv-outcome-{name}-v1");
+        fixture(name, outcome, KvOutcome::encode, KvOutcome::decode)
+    }));
     all.extend(databases());
     all.extend(sessions().map(|(name, command)| {
         let name = format!("session-{name}-v1");
@@ -138,6 +148,27 @@ fn keys_are_laid_out_as_ever() {
     assert_eq!(keys::lsn(Lsn(0x0102_0304)), [0, 0, 0, 0, 1, 2, 3, 4]);
     assert_eq!(keys::parse_lsn(&[0, 0, 0, 0, 1, 2, 3, 4]), Some(Lsn(0x0102_0304)));
     assert_eq!(keys::gtid(5, 0x0607), [0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 6, 7]);
+    let answer = [&[9_u8; 16][..], &[0, 0, 0, 0, 0, 0, 0, 3]].concat();
+    assert_eq!(keys::session_answer([9; 16], 3).to_vec(), answer);
+    assert_eq!(keys::deadline(0x0102, b"x"), [0, 0, 0, 0, 0, 0, 1, 2, b'x']);
+    assert_eq!(keys::deadline_of(&keys::deadline(7, b"x")), Some((7, &b"x"[..])));
+    assert_eq!(keys::lease_key(5, b"k"), [0, 0, 0, 0, 0, 0, 0, 5, b'k']);
+    assert_eq!(keys::event(Lsn(6), 7), [0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7]);
+    assert_eq!(keys::parse_event(&keys::event(Lsn(6), 7)), Some((Lsn(6), 7)));
+    let spaces = [
+        keys::SESSIONS,
+        keys::SESSION_ANSWERS,
+        keys::SESSION_DEADLINES,
+        keys::SESSION_META,
+        keys::KV_PAIRS,
+        keys::KV_LEASES,
+        keys::KV_LEASE_KEYS,
+        keys::KV_LEASE_DEADLINES,
+        keys::KV_HISTORY,
+        keys::KV_META,
+    ];
+    let numbers = [0x11, 0x12, 0x13, 0x14, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35];
+    assert_eq!(spaces.map(|space| space.0), numbers);
     let spaces = [
         keys::ENTRIES,
         keys::LOG_META,
@@ -315,6 +346,49 @@ fn states() -> [Fixture; 7] {
         stored("ddl-fence-v1", fence),
         stored("needs-migration-v1", migration),
         stored("error-log-v1", ErrorLogV1 { path: "/var/log/mysql/error.log".to_owned() }),
+    ]
+}
+
+fn session_states() -> [Fixture; 3] {
+    let session = SessionV1 { ttl_ms: 30_000, expires_ms: 1_700_000_030_123, answered: 7, kept: 3 };
+    [
+        stored("session-v1", session),
+        stored("session-answer-v1", SessionAnswerV1 { lsn: 4711, result: b"a result".to_vec() }),
+        stored("session-clock-v1", SessionClockV1 { now_ms: 1_700_000_000_123, open: 12 }),
+    ]
+}
+
+fn kv_states() -> [Fixture; 5] {
+    let (key, value) = (b"config/limit".to_vec(), b"value".to_vec());
+    let lease = 0xfeed_beef;
+    let pair = PairV1 { value: value.clone(), revision: 4711, created: 4700, lease };
+    let event = EventV1 { key, value: Some(value), lease, previous: 4705 };
+    let history =
+        HistoryV1 { compacted: 4600, compacted_index: 2, events: 65_536, bytes: 12_345_678 };
+    [
+        stored("kv-pair-v1", pair),
+        stored("kv-lease-v1", LeaseV1 { ttl_ms: 10_000, expires_ms: 1_700_000_010_123, keys: 2 }),
+        stored("kv-event-v1", event),
+        stored("kv-clock-v1", KvClockV1 { now_ms: 1_700_000_000_123, leases: 3 }),
+        stored("kv-history-v1", history),
+    ]
+}
+
+fn kv_outcomes() -> [(&'static str, KvOutcome); 12] {
+    let at = Lsn(4705);
+    [
+        ("put", KvOutcome::Put { previous: at }),
+        ("deleted", KvOutcome::Deleted { previous: at }),
+        ("conflict", KvOutcome::Conflict { present: at }),
+        ("lease-alive", KvOutcome::LeaseAlive { expires_ms: 1_700_000_010_123 }),
+        ("lease-ended", KvOutcome::LeaseEnded { keys: 2 }),
+        ("ticked", KvOutcome::Ticked),
+        ("lease-unknown", KvOutcome::Refused(KvRefusal::LeaseUnknown)),
+        ("lease-exists", KvOutcome::Refused(KvRefusal::LeaseExists)),
+        ("lease-full", KvOutcome::Refused(KvRefusal::LeaseFull)),
+        ("too-many-leases", KvOutcome::Refused(KvRefusal::TooManyLeases)),
+        ("key-invalid", KvOutcome::Refused(KvRefusal::KeyInvalid)),
+        ("value-too-large", KvOutcome::Refused(KvRefusal::ValueTooLarge)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows and steers a WolfScale cluster.
 #[derive(Parser)]
@@ -42,7 +42,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 done, and the cluster \
-    is not healthy.\nThe token: --token-file, --secret-file, or the environment (WOLFSCALE_API_TOKEN, \
+    is not healthy; 4 (kv) no such key, lease or session, or another revision than expected; 5 (kv) it \
+    may or may not have happened.\nThe token: --token-file, --secret-file, or the environment (WOLFSCALE_API_TOKEN, \
     WOLFSCALE_CLUSTER_SECRET).";
 
 /// How to print.
@@ -65,6 +66,9 @@ pub enum Command {
     /// The database beside the node that answers.
     #[command(subcommand)]
     Db(Db),
+    /// The replicated key-value store, through any node.
+    #[command(subcommand)]
+    Kv(Kv),
 }
 
 /// What to list.
@@ -88,6 +92,159 @@ pub enum Db {
     /// Say that a database in needs_migration was replaced by a copy of another node's: the node
     /// looks whether that can be, and lets it follow.
     Rebuilt,
+}
+
+/// What to do with the key-value store.
+#[derive(Subcommand)]
+pub enum Kv {
+    /// Set a key.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// The lease that it goes with.
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        lease: u64,
+        /// Which request it is.
+        #[command(flatten)]
+        request: RequestId,
+    },
+    /// Read a key; exit code 4 if it is absent.
+    Get {
+        /// The key.
+        key: String,
+        /// How fresh it must be.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Remove a key; absent is fine.
+    Delete {
+        /// The key.
+        key: String,
+        /// Which request it is.
+        #[command(flatten)]
+        request: RequestId,
+    },
+    /// Set a key if its revision is as expected; exit code 4 if it is another.
+    Cas {
+        /// The key.
+        key: String,
+        /// Its new value; without one the key is removed.
+        value: Option<String>,
+        /// The revision that it must have; 0: it must be absent.
+        #[arg(long, value_name = "REVISION")]
+        expect: u64,
+        /// The lease that it goes with.
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        lease: u64,
+        /// Which request it is.
+        #[command(flatten)]
+        request: RequestId,
+    },
+    /// Read the keys that begin so, in order.
+    Range {
+        /// How they begin.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// How many at most.
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+        /// Go on at this key, in hexadecimal: `next` of the answer before.
+        #[arg(long, value_name = "HEX")]
+        cursor: Option<String>,
+        /// How fresh it must be.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Tell each change of the keys that begin so, a line each, until it is interrupted.
+    Watch {
+        /// How they begin.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// The first revision to tell; without one, from now on.
+        #[arg(long, value_name = "REVISION", default_value_t = 0)]
+        from: u64,
+        /// End after so many changes.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Leases: when one ends, its keys are removed.
+    #[command(subcommand)]
+    Lease(Lease),
+    /// Sessions: their requests are executed once, however often they are sent.
+    #[command(subcommand)]
+    Session(Session),
+}
+
+/// What to do with a lease.
+#[derive(Subcommand)]
+pub enum Lease {
+    /// Open one.
+    Grant {
+        /// How long it lasts without a sign of life.
+        #[arg(long, value_parser = duration)]
+        ttl: Duration,
+        /// Its ID; without one, the node chooses it.
+        #[arg(long, default_value_t = 0)]
+        id: u64,
+    },
+    /// Begin its time anew; exit code 4 if it is not there.
+    KeepAlive {
+        /// The lease.
+        id: u64,
+    },
+    /// End it and remove its keys; absent is fine.
+    Revoke {
+        /// The lease.
+        id: u64,
+    },
+}
+
+/// What to do with a session.
+#[derive(Subcommand)]
+pub enum Session {
+    /// Open one.
+    Open {
+        /// How long it lasts without a sign of life.
+        #[arg(long, value_parser = duration)]
+        ttl: Duration,
+    },
+    /// A sign of life; exit code 4 if it is not there.
+    KeepAlive {
+        /// The session: 32 hexadecimal digits.
+        session: String,
+        /// The answers of all requests up to this number have come.
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        answered: u64,
+    },
+    /// End it; absent is fine.
+    Close {
+        /// The session: 32 hexadecimal digits.
+        session: String,
+    },
+}
+
+/// Makes a request happen once. Without these, a session is opened for this one request.
+#[derive(Args)]
+pub struct RequestId {
+    /// A session: 32 hexadecimal digits.
+    #[arg(long, value_name = "HEX", requires = "request")]
+    pub session: Option<String>,
+    /// The number of the request in its session, from 1; the same number is the same request.
+    #[arg(long, value_name = "NUMBER", requires = "session")]
+    pub request: Option<u64>,
+}
+
+/// How fresh a read must be. Without these it sees all that was acknowledged before.
+#[derive(Args)]
+pub struct Freshness {
+    /// What the answering node has applied will do.
+    #[arg(long, conflicts_with = "after")]
+    pub stale: bool,
+    /// It must see this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub after: Option<u64>,
 }
 
 /// A duration with its unit: `ms`, `s` or `m`; from one millisecond to one hour.

@@ -41,9 +41,7 @@ where
     A: Fn(Client) -> F,
     F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
-    let bearer = Bearer(
-        format!("Bearer {}", token::token(cli)?).parse().context("the token is not plain text")?,
-    );
+    let bearer = bearer(cli)?;
     let limit = cli.timeout;
     let mut failures = Vec::new();
     for endpoint in &cli.endpoints {
@@ -76,7 +74,14 @@ where
     ))
 }
 
-async fn connect(endpoint: &str, limit: Duration) -> Result<Channel> {
+/// What each call brings.
+pub fn bearer(cli: &Cli) -> Result<Bearer> {
+    let token = format!("Bearer {}", token::token(cli)?);
+    Ok(Bearer(token.parse().context("the token is not plain text")?))
+}
+
+/// A connection to a node.
+pub async fn connect(endpoint: &str, limit: Duration) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{endpoint}"))
         .context("not an address: write HOST:PORT")?
         .connect_timeout(limit)

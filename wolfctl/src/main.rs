@@ -1,10 +1,12 @@
 //! `wolfctl`: shows and steers a WolfScale cluster, over its gRPC API and nothing else.
 //!
-//! Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 done, and the cluster is not healthy.
+//! Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 done, and the cluster is not healthy; 4 (kv) no such
+//! key, lease or session, or another revision than expected; 5 (kv) it may or may not have happened.
 
 mod cli;
 mod commands;
 mod connect;
+mod connect_kv;
 mod output;
 mod token;
 
@@ -25,7 +27,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("wolfctl: {error:#}");
-            ExitCode::FAILURE
+            connect_kv::exit_code(&error)
         }
     }
 }

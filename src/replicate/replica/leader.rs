@@ -60,6 +60,11 @@ impl Leader {
         let at = self.contact.entry(id.clone()).or_default();
         *at = (*at).max(sent_at);
     }
+
+    /// The followers that answered a heartbeat sent then or later.
+    pub(super) fn following_since(&self, then: Moment) -> impl Iterator<Item = &NodeId> {
+        self.contact.iter().filter(move |(_, at)| **at >= then).map(|(id, _)| id)
+    }
 }
 
 impl Replica {

@@ -22,6 +22,7 @@ mod follower;
 mod founding;
 mod leader;
 mod peers;
+mod read_index;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -31,5 +32,6 @@ pub use effect::{CommittedV1, Effect, Entries, HardState, Ticket, Write};
 pub use follower::configuration_in;
 pub use founding::FoundingPlan;
 pub use peers::Peer;
+pub use read_index::ReadTicket;
 pub use state::{Replica, Start};
 pub use timing::Timing;

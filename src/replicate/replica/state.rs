@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     Effect, Entries, FoundingPlan, HardState, Ticket, Timing, Write, candidate::Candidate,
-    election::PreCandidate, leader::Leader, peers::Peer,
+    election::PreCandidate, leader::Leader, peers::Peer, read_index::Reads,
 };
 use crate::{
     clock::Moment,
@@ -78,6 +78,7 @@ pub struct Replica {
     gated: VecDeque<(Ticket, NodeId, Message)>,
     open_write: Option<Write>,
     pub(super) effects: Vec<Effect>,
+    pub(super) reads: Reads,
     published: RoleView,
     noticed: Option<String>,
 }
@@ -160,6 +161,7 @@ impl Replica {
             gated: VecDeque::new(),
             open_write: None,
             effects: Vec::new(),
+            reads: Reads::default(),
             published: RoleView::nobody(),
             noticed: None,
         }
@@ -487,7 +489,7 @@ impl Replica {
         self.leaderless_since = now + wait;
     }
 
-    fn send_heartbeats(&mut self, now: Moment) {
+    pub(super) fn send_heartbeats(&mut self, now: Moment) {
         let leads = matches!(self.state, State::Leader(_));
         let heartbeat = Heartbeat {
             term: self.hard.newest().cloned(),

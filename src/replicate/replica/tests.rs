@@ -12,8 +12,8 @@ use crate::{
     },
     replicate::{
         message::{
-            Append, Appended, Envelope, Fetched, Heartbeat, Message, PreVoteReply, Prepare,
-            Promise, Run,
+            Append, Appended, Envelope, Fetched, Heartbeat, HeartbeatReply, Message, PreVoteReply,
+            Prepare, Promise, Run,
         },
         role::ReleasedByLeader,
     },
@@ -346,4 +346,47 @@ fn a_follower_commits_only_as_far_as_its_log_is_known_to_be_the_leaders() {
     let mut node = Node::new("n3", &log, HardState::default(), true);
     node.hear("n2", append(term(2, "n2"), at(2, term(1, "n1")), Vec::new(), 3));
     assert_eq!(node.replica.committed(), Lsn(2), "entry 3 here may differ from the leader's");
+}
+
+#[test]
+fn a_read_index_is_confirmed_by_a_round_that_was_sent_after_the_question() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+    node.elect(Position { term: Some(term(1, "n1")), lsn: Lsn(1) });
+    node.written();
+    assert_eq!(node.replica.ask_read_index(node.now), None, "nothing of its term is committed");
+    let stored = Appended { term: term(2, "n1"), result: Ok(Lsn(2)) };
+    node.hear("n2", Message::Appended(stored));
+    assert_eq!(node.replica.released(), Lsn(2));
+
+    let follows = |sent_at, follows| {
+        let term = Some(term(2, "n1"));
+        Message::HeartbeatReply(HeartbeatReply { term, sent_at, follows })
+    };
+    node.pass(200);
+    let before = node.now;
+    node.pass(10);
+    let asked_at = node.now;
+    let ticket = node.replica.ask_read_index(asked_at).expect("it leads");
+    let sent = node.replica.take_effects(asked_at);
+    let beats = |effect: &&Effect| matches!(effect, Effect::Send(_, Message::Heartbeat(_)));
+    assert_eq!(sent.iter().filter(beats).count(), 2, "it asks at once");
+    node.hear("n2", follows(before, true));
+    assert_eq!(node.replica.take_read_answers(), [], "that was sent before the question");
+    node.hear("n2", follows(asked_at, false));
+    assert_eq!(node.replica.take_read_answers(), [], "n2 follows another");
+    node.hear("n2", follows(asked_at, true));
+    assert_eq!(node.replica.take_read_answers(), [(ticket, Some(Lsn(2)))]);
+
+    node.pass(10);
+    let ticket = node.replica.ask_read_index(node.now).expect("it leads");
+    node.hear(
+        "n3",
+        Message::HeartbeatReply(HeartbeatReply {
+            term: Some(term(3, "n3")),
+            sent_at: node.now,
+            follows: false,
+        }),
+    );
+    assert_eq!(node.replica.take_read_answers(), [(ticket, None)], "another leads now");
+    assert_eq!(node.replica.ask_read_index(node.now), None);
 }

@@ -6,12 +6,18 @@ use crate::config::Secret;
 
 /// Compares each call's bearer token with the node's, in constant time.
 #[derive(Clone, Debug)]
-pub struct TokenCheck(Secret);
+pub struct TokenCheck(Vec<Secret>);
 
 impl TokenCheck {
     /// Admits this token only.
     pub fn new(token: Secret) -> Self {
-        Self(token)
+        Self(vec![token])
+    }
+
+    /// Admits this token too.
+    pub fn or(mut self, token: Secret) -> Self {
+        self.0.push(token);
+        self
     }
 }
 
@@ -23,7 +29,7 @@ impl Interceptor for TokenCheck {
                 "no token was sent: use --secret-file or --token-file of wolfctl",
             ));
         };
-        match self.0.matches(offered) {
+        match self.0.iter().any(|token| token.matches(offered)) {
             true => Ok(request),
             false => Err(Status::unauthenticated(
                 "the token is not this node's: use its api.token_file, or its cluster's secret",

@@ -6,6 +6,7 @@
 mod auth;
 mod convert;
 mod error;
+pub mod kv;
 mod serve;
 mod service;
 
