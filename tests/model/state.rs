@@ -8,7 +8,7 @@ pub type Set = u8;
 /// The most nodes of a cluster.
 pub const NODES_MAX: usize = 4;
 /// The room of a log. Scopes stay far below it, so that healing has room left.
-pub const LOG_MAX: usize = 28;
+pub const LOG_MAX: usize = 24;
 /// The most operations that clients propose; a set of them has one bit each.
 pub const OPERATIONS_MAX: u8 = 8;
 
@@ -275,7 +275,6 @@ pub struct State {
     pub rollbacks: u8,
     pub isolations: u8,
     pub returns: u8,
-    pub forgotten: bool,
 }
 
 impl Node {
@@ -319,15 +318,16 @@ impl Node {
 }
 
 impl State {
-    /// A founded cluster: entry 1 names the members, and everyone has it.
-    pub fn founded(count: u8) -> Self {
-        let everyone = (1 << count) - 1;
+    /// A founded cluster: entry 1 names the founders, and they have it. The others run and are empty.
+    pub fn founded(count: u8, founders: Set) -> Self {
         let mut log = Log::new();
-        let kind = Kind::Config(Configuration::new(everyone, |_| Incarnation::default()));
+        let kind = Kind::Config(Configuration::new(founders, |_| Incarnation::default()));
         log.push(Entry { term: Term::default(), kind });
         let mut node = [Node::founded(log); NODES_MAX];
-        for absent in &mut node[count as usize..] {
-            *absent = Node { up: false, ..Node::founded(Log::new()) };
+        for (id, n) in node.iter_mut().enumerate().filter(|(id, _)| founders >> id & 1 == 0) {
+            *n = Node::founded(Log::new());
+            n.standing = Standing::Cold;
+            n.up = id < usize::from(count);
         }
         Self {
             node,
@@ -339,7 +339,6 @@ impl State {
             rollbacks: 0,
             isolations: 0,
             returns: 0,
-            forgotten: false,
         }
     }
 
