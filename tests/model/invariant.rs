@@ -26,7 +26,6 @@ pub enum Violation {
     LeaderIncomplete,
     /// A leader would answer a linearizable read by its lease without an unforced OK.
     StaleRead,
-    /// An isolated node gave an OK on its own.
     Step(Broken),
     /// With everyone up and connected the cluster does not come back.
     NotHealed,
@@ -113,12 +112,13 @@ fn lineages(state: &State) -> Option<Violation> {
     None
 }
 
+/// What a node knows to be committed was so in a term up to the one that it promised last. (An entry's
+/// own term may be older than the one that committed it, and says nothing.)
 fn lacks(leader: &Node, other: &Node, common: u8) -> bool {
-    leader.leads
-        && common < other.committed
-        && other.log[other.committed as usize - 1].term.number < leader.promised.number
+    leader.leads && common < other.committed && other.promised.number <= leader.promised.number
 }
 
+/// A leader answers a linearizable read by its lease without an unforced OK.
 fn reads(state: &State, scope: &Scope) -> Option<Violation> {
     let unforced = promised(state).unforced;
     let stale = |n: &Node| {

@@ -28,6 +28,7 @@ pub const BASE: Scope = Scope {
 pub const CRASHES: Scope =
     Scope { partitions: false, pauses: false, waits: false, strict: true, ..BASE };
 pub const FOUR: Scope = Scope { nodes: 4, founders: 0b1111, ..BASE };
+pub const FOUR_CRASHES: Scope = Scope { nodes: 4, founders: 0b1111, ..CRASHES };
 pub const MAJORITY: Scope = Scope { policy: Policy::Majority, ..BASE };
 pub const ROLLBACKS: Scope = Scope { rollbacks_max: 2, ..BASE };
 /// One node, once, reaches neither the gateway nor anybody.
@@ -48,13 +49,38 @@ pub const GROWTH: Scope = Scope { founders: 0b011, ..BASE };
 pub const CALM: Scope =
     Scope { pauses: false, waits: false, trims: false, leases: false, operations_max: 2, ..BASE };
 
+/// Small enough to be searched breadth-first.
+pub const TINY: Scope =
+    Scope { entries_max: 4, terms_max: 2, operations_max: 1, crashes_max: 1, ..CALM };
+
+/// For breadth-first search: what, how far, and how many states in the default run. With `None` the
+/// search is exhaustive.
+pub const SEARCHES: [(&str, Scope, Option<usize>); 4] = [
+    ("two nodes, 2 terms, 4 entries, 1 crash", Scope { nodes: 2, founders: 0b11, ..TINY }, None),
+    (
+        "three nodes, majority, 3 terms, 4 entries, 2 crashes",
+        Scope { policy: Policy::Majority, terms_max: 3, crashes_max: 2, ..TINY },
+        Some(400_000),
+    ),
+    (
+        "three nodes, no partition, 3 terms, 4 entries, 2 crashes",
+        Scope { partitions: false, strict: true, terms_max: 3, crashes_max: 2, ..TINY },
+        Some(400_000),
+    ),
+    (
+        "three nodes, 3 terms, 4 entries, 2 crashes",
+        Scope { terms_max: 3, crashes_max: 2, ..TINY },
+        Some(400_000),
+    ),
+];
+
 pub const SCOPES: [(&str, Scope); 18] = [
     ("two nodes", Scope { nodes: 2, founders: 0b11, ..BASE }),
     ("three nodes", BASE),
     ("three nodes, calm", CALM),
     ("four nodes", FOUR),
     ("three nodes, crashes only", CRASHES),
-    ("four nodes, crashes only", Scope { nodes: 4, founders: 0b1111, ..CRASHES }),
+    ("four nodes, crashes only", FOUR_CRASHES),
     ("three nodes, majority", MAJORITY),
     ("four nodes, majority", Scope { policy: Policy::Majority, ..FOUR }),
     ("one isolation", ISOLATION),

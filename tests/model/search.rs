@@ -16,8 +16,6 @@ use super::{
 #[derive(Clone)]
 pub struct Search {
     pub scope: Scope,
-    /// Whether each state is healed, too.
-    pub heals: bool,
 }
 
 impl Model for Search {
@@ -44,7 +42,7 @@ impl Model for Search {
                 check(state, &search.scope).is_none()
             }),
             Property::always("heals", |search: &Self, state: &State| {
-                !search.heals || heal(state, &search.scope).is_ok()
+                heal(state, &search.scope).is_ok()
             }),
         ]
     }

@@ -65,3 +65,17 @@ fn without_two(scope: &Scope, steps: &[Step], found: Found) -> Option<Vec<Step>>
         fails(scope, &rest, found, steps.len())
     })
 }
+
+/// The steps and whom they changed, for whoever has to understand a counter-example.
+pub fn explain(scope: &Scope, steps: &[Step]) -> String {
+    let mut state = State::founded(scope.nodes, scope.founders);
+    let mut text = String::new();
+    for (at, step) in steps.iter().enumerate() {
+        let before = state;
+        let refused = if take(&mut state, scope, *step) { "" } else { " (not possible)" };
+        text += &format!("{:3} {step:?}{refused}\n", at + 1);
+        let changed = (0..scope.nodes).filter(|n| state.at(*n) != before.at(*n));
+        text.extend(changed.map(|n| format!("       {} {:?}\n", (b'A' + n) as char, state.at(n))));
+    }
+    text
+}

@@ -207,7 +207,7 @@ pub struct Ack {
     pub incarnation: Incarnation,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Node {
     // On disk.
     pub log: Log,
@@ -275,6 +275,35 @@ pub struct State {
     pub rollbacks: u8,
     pub isolations: u8,
     pub returns: u8,
+}
+
+/// One line for a trace.
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let flag = |set: bool, name| if set { name } else { "" };
+        write!(
+            f,
+            "{}{}{:?}{}{} promised {}{} durable {} committed {} recorded {} released {} ratified {} \
+             trimmed {} incarnation {}.{} quarantine {:#b} |{:?}",
+            flag(!self.up, "down "),
+            flag(self.leads, "leads "),
+            self.standing,
+            flag(self.rebuilt, " rebuilt"),
+            flag(self.cut, " cut"),
+            self.promised.number,
+            (b'A' + self.promised.leader) as char,
+            self.durable,
+            self.committed,
+            self.recorded,
+            self.released,
+            self.ratified,
+            self.trimmed,
+            self.incarnation.disk,
+            self.incarnation.returns,
+            self.quarantine,
+            self.log
+        )
+    }
 }
 
 impl Node {
