@@ -60,4 +60,6 @@ pub enum Flaw {
     CandidateTakesNoSnapshot,
     /// A rolled-back log is trimmed before it is re-admitted.
     RebuiltTrims,
+    /// A leader that broke a tie commits by it later, when it reaches a peer that follows another.
+    TieBrokenForGood,
 }

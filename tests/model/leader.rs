@@ -3,7 +3,9 @@
 use super::{
     flaws::Flaw,
     rules::{self, Policy, Relation},
-    state::{Ack, Broken, Configuration, Entry, Incarnation, Kind, Standing, Term, nodes, only},
+    state::{
+        Ack, Broken, Configuration, Entry, Incarnation, Kind, Set, Standing, Term, nodes, only,
+    },
     step::{Depth, Done, World, require},
 };
 
@@ -124,7 +126,7 @@ impl World<'_> {
         self.leads(leader)?;
         let l = self.at(leader);
         let durable = |n, life| self.durable_at(leader, n, life);
-        let excluded = self.tie_breakers_excluded(leader);
+        let excluded = self.tie_breakers_excluded_now(leader);
         let index = match self.scope.flaw {
             Some(Flaw::LowestWithoutQuorum | Flaw::OneSurvivor) => self.commit_by_the_live(leader),
             Some(Flaw::NewestConfigurationOnly) => self.commit_by_the_newest(leader),
@@ -135,6 +137,19 @@ impl World<'_> {
         n.committed = index;
         n.record();
         Some(())
+    }
+
+    /// A leader may have come to lead, or to drop its peer, while it could break a tie. It counts anew.
+    fn tie_breakers_excluded_now(&self, leader: u8) -> Set {
+        let reach = match self.is_isolated(leader) {
+            true => only(leader),
+            false => self.state.up() & !self.state.isolated,
+        };
+        let hears = self.hears_of_a_leader(leader, reach);
+        match hears && !self.scope.is(Flaw::TieBrokenForGood) {
+            true => Set::MAX,
+            false => self.tie_breakers_excluded(leader),
+        }
     }
 
     pub fn commit_by_the_live(&self, leader: u8) -> u8 {

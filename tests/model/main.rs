@@ -111,9 +111,11 @@ use directed::DIRECTED;
 use flaws::Flaw;
 use heal::Healed;
 use invariant::Violation;
+use rules::Policy;
 use scopes::{SCOPES, SEARCHES};
 use search::Search;
 use shrink::{Found, explain, replay, shrink};
+use state::State;
 use stateright::{Checker, Model};
 use step::{Scope, Step};
 use walk::{WEIGHTS, Weights, walk};
@@ -121,9 +123,9 @@ use walk::{WEIGHTS, Weights, walk};
 /// How long one walk is.
 const WALK_LENGTH: usize = 60;
 /// Steps of each scope in the default run.
-const SCOPE_STEPS: u64 = 400_000;
+const SCOPE_STEPS: u64 = 1_500_000;
 /// Steps until a flaw must have been found.
-const FLAW_STEPS: u64 = 4_000_000;
+const FLAW_STEPS: u64 = 2_000_000;
 /// Walks of each scope in a round of the long form.
 const ROUND_SEEDS: u64 = 20_000;
 /// Steps after that, for a shorter counter-example.
@@ -138,13 +140,23 @@ struct Tally {
     steps: u64,
     /// Walks that ended where memory was lost and only an operator goes on.
     operator: u64,
+    /// Walks with an OK given unforced, given in a fork, a ratified fork, something in quarantine.
+    seen: [u64; 4],
     found: Vec<(Vec<Step>, Found)>,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { walks, steps, operator, .. } = self;
-        write!(f, "{steps} steps in {walks} walks, each healed, {operator} by an operator")
+        let Self { walks, steps, operator, seen, .. } = self;
+        write!(
+            f,
+            "{steps} steps in {walks} walks, each healed, {operator} by an operator; walks with "
+        )?;
+        let [unforced, forced, ratified, quarantined] = seen;
+        write!(
+            f,
+            "OKs {unforced}, forced OKs {forced}, ratified forks {ratified}, quarantines {quarantined}"
+        )
     }
 }
 
@@ -157,15 +169,27 @@ impl Tally {
             tally.walks += 1;
             tally.steps += walk.steps.len() as u64;
             tally.operator += u64::from(walk.healed == Some(Healed::NeedsOperator));
+            tally.see(&walk.end);
             tally.found.extend(walk.found.map(|found| (walk.steps, found)));
         }
         tally
+    }
+
+    fn see(&mut self, end: &State) {
+        let seen = [
+            end.given.iter().any(|g| g.ok && !g.forced),
+            end.given.iter().any(|g| g.ok && g.forced),
+            end.node.iter().any(|n| n.ratified > 0),
+            end.node.iter().any(|n| n.quarantine != 0),
+        ];
+        self.seen.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += u64::from(seen));
     }
 
     fn add(&mut self, other: Self) {
         self.walks += other.walks;
         self.steps += other.steps;
         self.operator += other.operator;
+        self.seen.iter_mut().zip(other.seen).for_each(|(sum, seen)| *sum += seen);
     }
 
     fn assert_clean(&self, name: &str, scope: &Scope) {
@@ -176,6 +200,10 @@ impl Tally {
         // Without lost disks that is for a second loss in a merge, and rare.
         let rare = self.operator * 300 < self.walks.max(3_000);
         assert!(rare || scope.rollbacks_max > 0, "{name}: {self}");
+        // A model in which nothing happens keeps every promise.
+        let forks = scope.policy == Policy::Survivor && !scope.witness_stays;
+        let happened = &self.seen[..if forks { 3 } else { 1 }];
+        assert!(happened.iter().all(|walks| *walks > 0), "{name}: {self}");
     }
 }
 

@@ -96,7 +96,9 @@ pub fn members_in_force(log: &[Entry], committed: u8) -> Set {
 }
 
 /// Dynamic linear voting: more than half, or exactly half with the lowest ID that may lead.
-/// `present` are members under the incarnation that `configuration` names; witnesses may not lead.
+/// `present` are members under the incarnation that `configuration` names; witnesses may not lead. Who
+/// does not reach the gateway, or reaches a peer that follows another leader, breaks no tie: it passes
+/// all nodes as witnesses, in elections and at each commit.
 pub fn is_quorum(configuration: Configuration, present: Set, witnesses: Set) -> bool {
     let members = configuration.members;
     let there = 2 * (present & members).count_ones();

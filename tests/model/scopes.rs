@@ -31,8 +31,9 @@ pub const FOUR: Scope = Scope { nodes: 4, founders: 0b1111, ..BASE };
 pub const FOUR_CRASHES: Scope = Scope { nodes: 4, founders: 0b1111, ..CRASHES };
 pub const MAJORITY: Scope = Scope { policy: Policy::Majority, ..BASE };
 pub const ROLLBACKS: Scope = Scope { rollbacks_max: 2, ..BASE };
-/// One node, once, reaches neither the gateway nor anybody.
-pub const ISOLATION: Scope = Scope { isolations_max: 1, crashes_max: 0, ..CRASHES };
+/// One node of a pair, once, reaches neither the gateway nor its peer.
+pub const ISOLATION: Scope =
+    Scope { nodes: 2, founders: 0b11, isolations_max: 1, crashes_max: 0, ..CRASHES };
 pub const WITNESS: Scope = Scope { witnesses: 0b100, ..BASE };
 /// While the configuration keeps its witness, partitions alone send no OK to quarantine.
 pub const WITNESS_STAYS: Scope = Scope {
@@ -83,7 +84,7 @@ pub const SCOPES: [(&str, Scope); 18] = [
     ("four nodes, crashes only", FOUR_CRASHES),
     ("three nodes, majority", MAJORITY),
     ("four nodes, majority", Scope { policy: Policy::Majority, ..FOUR }),
-    ("one isolation", ISOLATION),
+    ("one isolation of a pair", ISOLATION),
     ("isolations and crashes", Scope { isolations_max: 5, partitions: false, ..BASE }),
     ("a witness", WITNESS),
     ("a witness with the lowest ID", Scope { witnesses: 0b001, ..BASE }),

@@ -5,7 +5,7 @@ use super::{
     heal::{Healed, heal},
     invariant::check,
     shrink::Found,
-    state::{Set, State, only},
+    state::{Set, State, nodes, only},
     step::{Depth, Scope, Step, take},
 };
 
@@ -52,6 +52,8 @@ const TRIES: usize = 8;
 /// What a walk found.
 pub struct Walk {
     pub steps: Vec<Step>,
+    /// Where it ended, before healing.
+    pub end: State,
     pub found: Option<Found>,
     pub healed: Option<Healed>,
 }
@@ -61,6 +63,8 @@ struct Walker<'a> {
     scope: &'a Scope,
     /// Kinds, each as often as this walk wants it.
     appetite: [u8; APPETITE],
+    /// A round of a leader's work that goes well, last step first.
+    round: Vec<Step>,
 }
 
 const APPETITE: usize = 256;
@@ -76,15 +80,15 @@ pub fn walk(scope: &Scope, seed: u64, length: usize, weights: &Weights) -> Walk 
         }
         steps.push(step);
         if let Some(found) = check(&state, scope) {
-            return Walk { steps, found: Some((found, false)), healed: None };
+            return Walk { steps, end: state, found: Some((found, false)), healed: None };
         }
         if steps.len() == length {
             break;
         }
     }
     match heal(&state, scope) {
-        Ok(healed) => Walk { steps, found: None, healed: Some(healed) },
-        Err(found) => Walk { steps, found: Some((found, true)), healed: None },
+        Ok(healed) => Walk { steps, end: state, found: None, healed: Some(healed) },
+        Err(found) => Walk { steps, end: state, found: Some((found, true)), healed: None },
     }
 }
 
@@ -103,7 +107,7 @@ impl<'a> Walker<'a> {
             }
             *slot = kind as u8;
         }
-        Self { dice, scope, appetite }
+        Self { dice, scope, appetite, round: Vec::new() }
     }
 
     /// A leader if there is one.
@@ -121,7 +125,20 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// What a leader does in quiet times, with whom it reaches: it takes an operation that far.
+    fn begin_round(&mut self, leader: u8, with: Set) {
+        let peers = || nodes(with & !only(leader));
+        self.round.push(Step::Release { leader });
+        self.round.extend(peers().map(|to| Step::Tell { leader, to, heard: true }));
+        self.round.extend([Step::Commit { leader }, Step::Sync { node: leader }]);
+        let append = |to| Step::Append { leader, to, whole: true, depth: Depth::Acked };
+        self.round.extend(peers().map(append));
+    }
+
     fn draw(&mut self, state: &State) -> Step {
+        if let Some(step) = self.round.pop() {
+            return step;
+        }
         let bits = self.dice.bits();
         let byte = |at: u32| (bits >> (8 * at)) as u8;
         let one_of = |at: u32| (u16::from(byte(at)) * u16::from(self.scope.nodes) >> 8) as u8;
@@ -140,7 +157,12 @@ impl<'a> Walker<'a> {
             2 => Step::Append { leader, to, whole: yes, depth },
             3 => Step::Commit { leader },
             4 => Step::Tell { leader, to, heard: yes },
-            5 => Step::Release { leader },
+            5 => {
+                if byte(1) < 96 {
+                    self.begin_round(leader, self.scope.everyone() & (byte(0) | byte(0) >> 4));
+                }
+                Step::Release { leader }
+            }
             6 => Step::Remove { leader, node },
             7 => Step::Add { leader, node },
             8 => {
