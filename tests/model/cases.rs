@@ -4,7 +4,9 @@
 use super::{
     flaws::Flaw,
     rules::Policy,
-    scopes::{BASE, CALM, CRASHES, FOUR_CRASHES, ISOLATION, MAJORITY, ROLLBACKS, WITNESS_STAYS},
+    scopes::{
+        BASE, CALM, CRASHES, FOUR, FOUR_CRASHES, ISOLATION, MAJORITY, ROLLBACKS, WITNESS_STAYS,
+    },
     step::Scope,
     walk::{WEIGHTS, Weights},
 };
@@ -25,6 +27,7 @@ const fn guided(flaw: Flaw, scope: Scope, weights: Weights, seed: u64) -> Case {
 }
 
 pub const CASES: [Case; 26] = [
+    guided(Flaw::ForkMakesClaims, FOUR, WEIGHTS, (1 << 32) + 40_000),
     case(Flaw::TieBrokenForGood, ISOLATION),
     case(Flaw::LowestWithoutQuorum, BASE),
     case(Flaw::NewestConfigurationOnly, BASE),
@@ -42,7 +45,6 @@ pub const CASES: [Case; 26] = [
     case(Flaw::GatewayIgnored, ISOLATION),
     case(Flaw::TrimsForks, BASE),
     case(Flaw::WitnessIgnored, WITNESS_STAYS),
-    case(Flaw::ChangeBeforeOwnCommit, BASE),
     case(Flaw::ForcePastJoiner, FOUR_CRASHES),
     guided(Flaw::LoserJoinsLater, BASE, WEIGHTS, 78_800),
     guided(Flaw::SecondLossKeepsIncarnation, BASE, WEIGHTS, 11_600),

@@ -40,8 +40,6 @@ pub enum Flaw {
     TrimsForks,
     /// The forcer does not ask the witness.
     WitnessIgnored,
-    /// A leader changes the configuration before it committed an entry of its own term.
-    ChangeBeforeOwnCommit,
     /// A node forces past a member that has not joined its lineage yet, or while it is to join itself.
     ForcePastJoiner,
     /// Others see a fork entry before it is on the forcer's disk.
@@ -62,4 +60,6 @@ pub enum Flaw {
     RebuiltTrims,
     /// A leader that broke a tie commits by it later, when it reaches a peer that follows another.
     TieBrokenForGood,
+    /// A configuration that was pending at a fork claims once the fork is committed.
+    ForkMakesClaims,
 }

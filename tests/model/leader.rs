@@ -240,9 +240,7 @@ impl World<'_> {
 
     pub fn change(&mut self, leader: u8, change: impl Fn(Configuration) -> Configuration) -> Done {
         let l = self.at(leader);
-        let early = self.scope.is(Flaw::ChangeBeforeOwnCommit)
-            && rules::newest_configuration(&l.log, u8::MAX).0 <= l.committed;
-        require(early || rules::may_change_configuration(&l.log, l.promised, l.committed))?;
+        require(rules::may_change_configuration(&l.log, l.promised, l.committed))?;
         self.has_room(leader)?;
         let newest = rules::newest_configuration(&l.log, u8::MAX).1;
         let next = change(newest);

@@ -65,22 +65,27 @@
 //! 4. A node that loses a merge a second time, before all its log is ratified, goes on under another
 //!    incarnation; the disk stays the same, so it still counts as joined for ratification
 //!    (`SecondLossKeepsIncarnation`, 12).
-//! 5. A log that no longer holds a fork entry takes as committed only what was so before the fork
+//! 5. A configuration that was pending at a fork claims nothing once the fork is committed; only what
+//!    was committed before it does (`ForkMakesClaims`, 17: both sides claim, and nobody forgot a node).
+//! 6. A log that no longer holds a fork entry takes as committed only what was so before the fork
 //!    (`LostForkCommits`, 11).
-//! 6. An entry that history takes back leaves the quarantine (`QuarantineKept`, 6).
-//! 7. Nothing is trimmed under an unratified fork (`TrimsForks`, 8), nor in a rolled-back log that is
-//!    not re-admitted (`RebuiltTrims`, 20).
-//! 8. A lease holds while its granters are a quorum of what is in force at the read, not at the grant
-//!    (`LeaseOutlivesConfiguration`, 17).
-//! 9. A candidate takes a snapshot from a promiser, if entries it lacks were trimmed there
-//!    (`CandidateTakesNoSnapshot`, 15: a majority stands still for good).
+//! 7. An entry that history takes back leaves the quarantine (`QuarantineKept`, 6).
+//! 8. Nothing is trimmed under an unratified fork (`TrimsForks`, 8), nor in a rolled-back log that is
+//!    not re-admitted (`RebuiltTrims`, 19).
+//! 9. A tie is counted at each commit, with gateway and peers as they are then (`TieBrokenForGood`, 14).
+//! 10. A lease holds while its granters are a quorum of what is in force at the read, not at the grant
+//!     (`LeaseOutlivesConfiguration`, 17).
+//! 11. A candidate takes a snapshot from a promiser, if entries it lacks were trimmed there
+//!     (`CandidateTakesNoSnapshot`, 15: a majority stands still for good).
 //!
 //! Seen and left as it is: a learner that was not told yet what is committed may lose to a stale fork
 //! and take the entries back later, so an OK can be in a *learner's* quarantine for a while. With a
 //! witness in a cluster of even size, the half with the lowest ID goes on without the witness while the
 //! other half forces with it; asking for the witness's promise in ties, too, would prevent that. A node
 //! that is back from its second loss cannot vote under its old name; if the only other member is cold,
-//! an operator must help (11 steps; about one walk in 3,000 with partitions).
+//! an operator must help (11 steps; one walk in some thousands with partitions). That a leader changes the
+//! configuration only after a commit of its own term was not seen to be needed (20 M steps without it, four
+//! nodes, `majority`), since elections count all configurations in force; it stays, for what it says of logs.
 #![allow(missing_docs)] // a test binary: nobody links against it
 
 mod cases;
@@ -123,7 +128,7 @@ use walk::{WEIGHTS, Weights, walk};
 /// How long one walk is.
 const WALK_LENGTH: usize = 60;
 /// Steps of each scope in the default run.
-const SCOPE_STEPS: u64 = 1_500_000;
+const SCOPE_STEPS: u64 = 1_000_000;
 /// Steps until a flaw must have been found.
 const FLAW_STEPS: u64 = 2_000_000;
 /// Walks of each scope in a round of the long form.

@@ -3,7 +3,7 @@
 use super::{
     flaws::Flaw,
     rules::{self, Branch, Relation, Verdict},
-    state::{Broken, Node, Standing},
+    state::{Broken, Kind, Node, Standing, only},
     step::{Done, World, require},
 };
 
@@ -51,6 +51,18 @@ impl World<'_> {
         let size = |n: &Node| rules::newest_configuration(&n.log, u8::MAX).1.members.count_ones();
         let divergence = rules::common(&a.log, &b.log);
         let forked = |n: &Node| rules::first_fork_after(&n.log, divergence).is_some();
+        let by_fork = |own: &Node, other: &Node| {
+            let end = rules::first_fork_after(&own.log, own.ratified)
+                .unwrap_or(u8::MAX)
+                .min(own.recorded);
+            let forks = rules::first_fork_after(&other.log, divergence);
+            let forcer = forks.map(|fork| other.log[fork as usize - 1].kind);
+            let Some(Kind::Fork { forcer, .. }) = forcer else { return false };
+            let mut later = own.log.upto(end).iter().skip(divergence as usize);
+            later.any(|e| {
+                !e.is_fork() && e.configuration().is_some_and(|c| c.members & only(forcer) == 0)
+            })
+        };
         match self.scope.flaw {
             Some(Flaw::UnforcedWins) if forked(a) != forked(b) => match forked(a) {
                 true => Verdict::Second,
@@ -60,6 +72,11 @@ impl World<'_> {
                 true => Verdict::First,
                 false => Verdict::Second,
             },
+            Some(Flaw::ForkMakesClaims) if by_fork(a, b) != by_fork(b, a) => match by_fork(a, b) {
+                true => Verdict::First,
+                false => Verdict::Second,
+            },
+            Some(Flaw::ForkMakesClaims) if by_fork(a, b) => Verdict::Ask,
             _ => rules::merge(self.branch(a), self.branch(b)),
         }
     }

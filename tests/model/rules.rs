@@ -348,7 +348,8 @@ pub enum Verdict {
     Ask,
 }
 
-/// Whether a branch claims against another from the divergence point on.
+/// Whether a branch claims against another from the divergence point on: by a ratified fork, or by a
+/// configuration without the other's forcer that was committed before its own first unratified fork.
 pub fn claims(own: Branch, other: Branch, divergence: u8) -> bool {
     if own.rebuilt {
         return false;
@@ -357,15 +358,21 @@ pub fn claims(own: Branch, other: Branch, divergence: u8) -> bool {
         return true;
     }
     let Some(forcer) = forcer_after(other.log, divergence) else { return false };
-    let unratified = first_fork_after(own.log, own.ratified);
-    let (end, known) = match unratified {
-        Some(fork) => (fork - 1, own.recorded.max(fork_commit(own.log, fork))),
-        None => (own.log.len() as u8, own.recorded),
-    };
-    (divergence + 1..=end.min(known)).any(|lsn| {
+    (divergence + 1..=committed_before_forks(own)).any(|lsn| {
         let set = own.log[lsn as usize - 1].configuration();
         set.is_some_and(|c| c.members & only(forcer) == 0)
     })
+}
+
+/// What a branch knows to have been committed without an unratified fork. Once the fork itself is
+/// recorded as committed, the branch's own record says no more than the fork entry: a configuration that
+/// was pending then is committed by the fork only.
+fn committed_before_forks(branch: Branch) -> u8 {
+    match first_fork_after(branch.log, branch.ratified) {
+        None => branch.recorded,
+        Some(fork) if branch.recorded < fork => branch.recorded.max(fork_commit(branch.log, fork)),
+        Some(fork) => fork_commit(branch.log, fork),
+    }
 }
 
 /// Which of two branches wins.

@@ -141,7 +141,7 @@ impl<'a> Walker<'a> {
         }
         let bits = self.dice.bits();
         let byte = |at: u32| (bits >> (8 * at)) as u8;
-        let one_of = |at: u32| (u16::from(byte(at)) * u16::from(self.scope.nodes) >> 8) as u8;
+        let one_of = |at: u32| ((u16::from(byte(at)) * u16::from(self.scope.nodes)) >> 8) as u8;
         let kind = self.appetite[byte(7) as usize];
         let (node, to) = (one_of(6), one_of(5));
         let leader = self.leader(state, one_of(4));
