@@ -47,7 +47,7 @@ pub const CASES: [Case; 26] = [
     case(Flaw::WitnessIgnored, WITNESS_STAYS),
     case(Flaw::ForcePastJoiner, FOUR_CRASHES),
     guided(Flaw::LoserJoinsLater, BASE, WEIGHTS, 78_800),
-    guided(Flaw::SecondLossKeepsIncarnation, BASE, WEIGHTS, 11_600),
+    guided(Flaw::ReturnsUnderOldIncarnation, BASE, WEIGHTS, 11_600),
     guided(Flaw::LostForkCommits, Scope { rollbacks_max: 1, ..CALM }, CLAIMING, 66_800),
     case(Flaw::QuarantineKept, BASE),
     guided(

@@ -144,6 +144,9 @@ impl World<'_> {
         if common < n.committed {
             self.state.broken = Some(Broken::CommittedCut);
         }
+        if self.relation(to, leader) == Relation::Joins {
+            self.begin_anew_if_cut(to);
+        }
         let n = self.at_mut(to);
         n.receive(&l.log, common, l.trimmed, promised);
         n.sync();

@@ -46,8 +46,8 @@ pub enum Flaw {
     ForkSeenBeforeDurable,
     /// The loser of a merge is cut off now and joins the winner later.
     LoserJoinsLater,
-    /// A node that loses a merge again comes back under its old incarnation.
-    SecondLossKeepsIncarnation,
+    /// A node that lost a merge enters another lineage later under its old incarnation.
+    ReturnsUnderOldIncarnation,
     /// A log that lost a fork entry still takes for committed what only the fork had committed.
     LostForkCommits,
     /// An entry that history took back stays in quarantine.

@@ -4,7 +4,7 @@
 use super::{
     invariant::{Violation, check, promised},
     rules,
-    state::{LOG_MAX, Set, State, nodes},
+    state::{LOG_MAX, Node, Set, State, nodes},
     step::{Depth, Scope, Step, take},
 };
 
@@ -51,7 +51,8 @@ pub fn heal(state: &State, scope: &Scope) -> Result<Healed, Violation> {
             break;
         }
     }
-    match healer.state.rollbacks > 0 || healer.state.returns > 0 {
+    let returned = |n: &Node| n.incarnation.returns > 0;
+    match healer.state.rollbacks > 0 || healer.state.node.iter().any(returned) {
         true => Ok(Healed::NeedsOperator),
         false => Err(Violation::NotHealed),
     }

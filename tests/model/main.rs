@@ -62,9 +62,9 @@
 //! 2. A fork entry is on the forcer's disk before anyone sees it (`ForkSeenBeforeDurable`, 16).
 //! 3. The loser of a merge enters the winner's lineage in the write that cuts it off
 //!    (`LoserJoinsLater`, 14).
-//! 4. A node that loses a merge a second time, before all its log is ratified, goes on under another
-//!    incarnation; the disk stays the same, so it still counts as joined for ratification
-//!    (`SecondLossKeepsIncarnation`, 12).
+//! 4. A node that lost a merge enters the next other lineage, by losing again or by joining, under another
+//!    incarnation, unless all its log is ratified by then; the disk stays the same, so it still counts as
+//!    joined for ratification (`ReturnsUnderOldIncarnation`, 12).
 //! 5. A configuration that was pending at a fork claims nothing once the fork is committed; only what
 //!    was committed before it does (`ForkMakesClaims`, 17: both sides claim, and nobody forgot a node).
 //! 6. A log that no longer holds a fork entry takes as committed only what was so before the fork
@@ -82,7 +82,7 @@
 //! and take the entries back later, so an OK can be in a *learner's* quarantine for a while. With a
 //! witness in a cluster of even size, the half with the lowest ID goes on without the witness while the
 //! other half forces with it; asking for the witness's promise in ties, too, would prevent that. A node
-//! that is back from its second loss cannot vote under its old name; if the only other member is cold,
+//! that is back under another incarnation cannot vote under its old name; if the only other member is cold,
 //! an operator must help (11 steps; one walk in some thousands with partitions). That a leader changes the
 //! configuration only after a commit of its own term was not seen to be needed (20 M steps without it, four
 //! nodes, `majority`), since elections count all configurations in force; it stays, for what it says of logs.

@@ -16,6 +16,9 @@ impl World<'_> {
         require(common >= source.trimmed)?;
         let end = if whole { source.log.end() } else { common + 1 };
         let promised = self.at(node).promised.max(source.log[end as usize - 1].term);
+        if rules::newest_fork(source.log.upto(end)) > common {
+            self.begin_anew_if_cut(node);
+        }
         let n = self.at_mut(node);
         n.receive(&source.log, common, end, promised);
         if sync {
@@ -104,7 +107,9 @@ impl World<'_> {
     /// could promise there without what it had acknowledged there.
     pub fn take_over(&mut self, loser: u8, winner: u8, divergence: u8) {
         let w = *self.at(winner);
-        self.forget_itself(loser);
+        let first = !self.at(loser).cut;
+        self.begin_anew_if_cut(loser);
+        self.at_mut(loser).cut |= first;
         let Some(fork) = rules::first_fork_after(&w.log, divergence) else { return };
         if self.scope.is(Flaw::LoserJoinsLater) {
             return;
@@ -119,17 +124,14 @@ impl World<'_> {
         }
     }
 
-    /// The second loss may bring it back to where it was cut off before: its log does not hold what it
-    /// acknowledged there, and so it is another incarnation.
-    pub fn forget_itself(&mut self, loser: u8) {
-        let keeps = self.scope.is(Flaw::SecondLossKeepsIncarnation);
-        let n = self.at_mut(loser);
-        if n.cut && !keeps {
+    /// Another lineage, entered by a second loss or by joining, may be one that the node was cut off in:
+    /// its log does not hold what it acknowledged there, and so it is another incarnation.
+    pub fn begin_anew_if_cut(&mut self, node: u8) {
+        if !self.scope.is(Flaw::ReturnsUnderOldIncarnation) && self.at(node).cut {
+            let n = self.at_mut(node);
             n.incarnation.returns += 1;
             n.rebuilt = true;
-            self.state.returns += 1;
+            n.cut = false;
         }
-        let n = self.at_mut(loser);
-        n.cut = !n.cut;
     }
 }

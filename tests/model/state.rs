@@ -29,8 +29,8 @@ pub struct Term {
     pub leader: u8,
 }
 
-/// One life of a node's memory. It ends when its disk loses something (`disk`), and when the node comes
-/// back, by losing a merge again, to where it once acknowledged what it no longer holds (`returns`).
+/// One life of a node's memory. It ends when its disk loses something (`disk`), and when a node that lost
+/// a merge enters another lineage: it may be one where it acknowledged what it no longer holds (`returns`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Incarnation {
     pub disk: u8,
@@ -222,7 +222,7 @@ pub struct Node {
     /// Its log is shorter than what it once made durable, and no leader has re-admitted it.
     pub rebuilt: bool,
     /// It lost a merge, and with that entries which it may have acknowledged in a lineage that it left.
-    /// Should it lose again, it may come back there, and so begins another incarnation.
+    /// Where it goes next may be there, and so it begins another incarnation.
     pub cut: bool,
     /// Entries up to here are no longer held as entries, only as state.
     pub trimmed: u8,
@@ -274,7 +274,6 @@ pub struct State {
     pub crashes: u8,
     pub rollbacks: u8,
     pub isolations: u8,
-    pub returns: u8,
 }
 
 /// One line for a trace.
@@ -367,7 +366,6 @@ impl State {
             crashes: 0,
             rollbacks: 0,
             isolations: 0,
-            returns: 0,
         }
     }
 
