@@ -229,6 +229,10 @@ impl World<'_> {
         for entry in &l.log[l.released as usize..index as usize] {
             if let Kind::Data(operation) = entry.kind {
                 let given = &mut self.state.given[operation as usize];
+                if given.forced && !forced {
+                    // Given again, unforced: by these members, whatever those of the fork did.
+                    given.keepers = 0;
+                }
                 given.forced = forced && (given.forced || !given.ok);
                 given.ok = true;
                 given.keepers |= keepers;
