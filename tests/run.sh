@@ -13,6 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly LONG=(
     "capture|db|capture::figures|what capture adds to a commit, by a real MariaDB"
     "failover|e2e|failover::acknowledged_writes_survive_many|fifteen leaders killed under load, nothing acknowledged lost"
+    "model|model|long|the rules of forks and merges: a billion steps of walks, and breadth-first as memory goes"
     "transport|edge|transport::measure|latency and throughput of the peers' streams"
     "figures|bench|figures::measure|commits, lag and failover beside plain and semi-sync MariaDB"
 )
