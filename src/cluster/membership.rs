@@ -1,7 +1,5 @@
 //! Who belongs to the cluster: the configuration entries of the log.
 
-use std::collections::BTreeSet;
-
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
@@ -62,7 +60,7 @@ pub struct Configuration {
     pub policy: Policy,
     /// Below so many active members nothing is released.
     pub min_active: u32,
-    /// The nodes, by ID.
+    /// The nodes, in ascending order of their IDs.
     pub members: Vec<Member>,
     /// Pinned by `promote`; leads before lower IDs.
     pub preferred_leader: Option<NodeId>,
@@ -76,15 +74,18 @@ impl Configuration {
         self.members.iter().find(|m| m.id == *id)
     }
 
-    /// Whether `present` is a quorum: more than half of those that count, or exactly half with the
-    /// lowest ID that may lead. Of two disjoint sets at most one is a quorum.
-    pub fn is_quorum(&self, present: &BTreeSet<NodeId>) -> bool {
-        let voters = || self.members.iter().filter(|m| m.standing != Standing::Learner);
-        let count = voters().count();
-        let there = voters().filter(|m| present.contains(&m.id)).count();
-        let tie_break = voters().filter(|m| m.may_lead()).map(|m| &m.id).min();
-        there * 2 > count
-            || (there > 0 && there * 2 == count && tie_break.is_some_and(|id| present.contains(id)))
+    /// Those that count.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.standing != Standing::Learner)
+    }
+
+    /// Whether those that are `present` are a quorum: more than half of those that count, or
+    /// exactly half with the lowest ID that may lead. Of two disjoint sets at most one is a quorum.
+    pub fn is_quorum(&self, present: impl Fn(&Member) -> bool) -> bool {
+        let count = self.voters().count();
+        let there = self.voters().filter(|member| present(member)).count();
+        let tie_break = self.voters().filter(|m| m.may_lead()).min_by(|a, b| a.id.cmp(&b.id));
+        there * 2 > count || (there > 0 && there * 2 == count && tie_break.is_some_and(present))
     }
 
     /// The sealed form, for an entry's body.
@@ -273,6 +274,8 @@ fn invalid(name: &'static str, what: String) -> CodecError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn id(text: &str) -> NodeId {
@@ -323,8 +326,11 @@ mod tests {
                         let chosen = (0..count).filter(|n| bits & (1 << n) != 0);
                         chosen.map(|n| id(&ids[n])).collect()
                     };
-                    let both = configuration.is_quorum(&side(mask))
-                        && configuration.is_quorum(&side(!mask & ((1 << count) - 1)));
+                    let quorum = |bits: u32| {
+                        let side = side(bits);
+                        configuration.is_quorum(|member| side.contains(&member.id))
+                    };
+                    let both = quorum(mask) && quorum(!mask & ((1 << count) - 1));
                     assert!(!both, "{count} members, mask {mask:b}");
                 }
             }
@@ -334,11 +340,10 @@ mod tests {
     #[test]
     fn half_counts_only_with_the_lowest_that_may_lead() {
         let mut pair = configuration(&["n1", "n2"]);
-        assert!(pair.is_quorum(&BTreeSet::from([id("n1")])));
-        assert!(!pair.is_quorum(&BTreeSet::from([id("n2")])));
+        let alone = |pair: &Configuration, name: &str| pair.is_quorum(|m| m.id == id(name));
+        assert!(alone(&pair, "n1") && !alone(&pair, "n2"));
         pair.members[0].never_leader = true;
-        assert!(!pair.is_quorum(&BTreeSet::from([id("n1")])));
-        assert!(pair.is_quorum(&BTreeSet::from([id("n2")])));
-        assert!(!pair.is_quorum(&BTreeSet::new()));
+        assert!(!alone(&pair, "n1") && alone(&pair, "n2"));
+        assert!(!pair.is_quorum(|_| false));
     }
 }

@@ -8,5 +8,7 @@
 //! A node that lost what it acknowledged must not vote as if it remembered: it would help a
 //! quorum to forget. The identity is what notices. It decides nothing about terms or members.
 
+pub mod change;
 pub mod identity;
 pub mod membership;
+pub mod quorum;

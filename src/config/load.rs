@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        Control, DbAddress, SETTINGS, Setting, commented_file, setting::RESERVED,
+        Control, DbAddress, SETTINGS, Setting, Timing, commented_file, setting::RESERVED,
         template::Template,
     };
 
@@ -277,7 +277,8 @@ mod tests {
     fn the_commented_file_loads_with_all_defaults_and_with_all_examples() {
         let dir = directory();
         let text = commented_file(&template(dir.path()));
-        load_with(&text, &[]).expect("the file as written loads");
+        let loaded = load_with(&text, &[]).expect("the file as written loads");
+        assert_eq!(loaded.config.cluster.timing, Timing::default(), "two tellings of one thing");
         for setting in SETTINGS {
             assert!(text.contains(&format!("{} = ", Setting::name(setting))), "{}", setting.key);
         }

@@ -23,6 +23,7 @@ mod reader;
 mod secret;
 mod setting;
 mod template;
+mod timing;
 mod validate;
 mod value;
 
@@ -30,10 +31,11 @@ pub use docs::markdown;
 pub use load::{Loaded, Sources, load};
 pub use model::{
     Api, Cluster, Config, Control, ControlCommands, Db, DbAddress, DbUser, Http, Listen, Log,
-    LogFormat, Member, Node, Policy, Timing,
+    LogFormat, Member, Node, Policy,
 };
 pub use problem::{Invalid, Problem, Warning};
 pub use secret::{SECRET_BYTES_MIN, Secret, SecretError, random_secret};
 pub use setting::{Kind, SETTINGS, Setting};
 pub use template::{Template, commented_file};
+pub use timing::Timing;
 pub use value::{InvalidDuration, InvalidSize, parse_duration, parse_size, show_duration};

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::secret::Secret;
+use super::{secret::Secret, timing::Timing};
 use crate::types::NodeId;
 
 /// Everything that an operator has set, validated.
@@ -62,29 +62,6 @@ pub struct Member {
 pub enum Policy {
     /// Released is what a quorum has committed; never without a quorum.
     Majority,
-}
-
-/// The intervals of DESIGN §2.5; their inequalities hold.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Timing {
-    /// Every node tells every other that it is there.
-    pub heartbeat: Duration,
-    /// Silence after which a node is taken for lost.
-    pub suspect_after: Duration,
-    /// How long nothing is promised to another after a leader's heartbeat.
-    pub lease: Duration,
-    /// A node stands so much later for each live one that ranks before it.
-    pub stand_step: Duration,
-    /// Silence after which a leader removes a member.
-    pub drop_after: Duration,
-    /// When a survivor without a quorum may go on.
-    pub takeover_after: Duration,
-    /// How long a returned lower ID must be stable before it is handed the leadership.
-    pub preempt_after: Duration,
-    /// When a member whose durable position does not move while entries wait counts as slow.
-    pub slow_member_after: Duration,
-    /// How long a cold start waits for all members.
-    pub cold_start_wait: Duration,
 }
 
 /// `[listen]`

@@ -217,7 +217,7 @@ pub const SETTINGS: &[Setting] = &[
         "A node stands so much later for each \
         live one that ranks before it; longer than a network round trip.",
     ),
-    reserved(
+    with(
         "cluster.drop_after",
         Kind::Duration,
         "\"700ms\"",
@@ -231,7 +231,7 @@ pub const SETTINGS: &[Setting] = &[
         "When a survivor without a quorum may \
         go on; longer than `drop_after` + `stand_step` × members. Without effect under `majority`.",
     ),
-    reserved(
+    with(
         "cluster.preempt_after",
         Kind::Duration,
         "\"10s\"",
@@ -252,7 +252,7 @@ pub const SETTINGS: &[Setting] = &[
         "How long a cold start waits for all \
         members before a quorum goes on.",
     ),
-    reserved(
+    with(
         "cluster.never_leader",
         Kind::Bool,
         "false",

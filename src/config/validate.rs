@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use super::{
     model::{
         Api, Cluster, Config, Control, ControlCommands, Db, DbAddress, DbUser, Http, Listen, Log,
-        LogFormat, Member, Node, Policy, Timing,
+        LogFormat, Member, Node, Policy,
     },
     reader::Reader,
     secret::{SECRET_BYTES_MIN, Secret},
     setting::{RESERVED, SETTINGS},
+    timing::Timing,
     value::show_duration,
 };
 use crate::types::NodeId;

@@ -65,6 +65,9 @@ pub struct DbStatus {
     pub version: Option<String>,
     /// The newest cluster GTID that it has applied or committed.
     pub position: Option<Gtid>,
+    /// How many transactions of the log it has not applied yet; those that it committed itself do
+    /// not count. Unknown, as before the first contact, is all of them.
+    pub behind: u64,
 }
 
 impl DbStatus {
@@ -76,6 +79,7 @@ impl DbStatus {
             advice: Vec::new(),
             version: None,
             position: None,
+            behind: u64::MAX,
         }
     }
 

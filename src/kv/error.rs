@@ -93,7 +93,9 @@ impl From<ProposeError> for KvError {
             ProposeError::NotLeader { leader } => Rejection::NotLeader { leader }.into(),
             ProposeError::TermOver => Rejection::NotLeader { leader: None }.into(),
             ProposeError::Overloaded => Rejection::Overloaded.into(),
-            ProposeError::TooLarge { .. } => Rejection::Invalid(error.to_string()).into(),
+            ProposeError::TooLarge { .. } | ProposeError::Change(_) => {
+                Rejection::Invalid(error.to_string()).into()
+            }
             ProposeError::Indeterminate => Self::Indeterminate(
                 "the leader lost the lead, or stopped, before the cluster had answered".to_owned(),
             ),

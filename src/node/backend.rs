@@ -1,12 +1,22 @@
-//! What the admin API can make this node do to its database.
+//! What the admin API can make this node do to its database and to the membership.
+
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    cluster::change::Change,
     db::{
         controller::{ControllerHandle, RebuiltError},
         mariadb::MariaDb,
         requirements::{self, Wanted},
     },
-    server::backend::{AdminBackend, BackendError, Configured, Diagnosis, TakenBack},
+    replicate::{driver::Request, propose::ProposeError, replica::ChangeRefused},
+    server::{
+        backend::{
+            AdminBackend, BackendError, ChangeFailed, Configured, Diagnosis, Membership, TakenBack,
+        },
+        status::NodeStatus,
+    },
+    types::Lsn,
 };
 
 /// The actions on the local database.
@@ -50,5 +60,47 @@ impl AdminBackend for LocalBackend {
             RebuiltError::Ended => BackendError::Indeterminate(e.to_string()),
         })?;
         Ok(TakenBack { reason: taken.reason, position: taken.position })
+    }
+}
+
+/// Changes of the membership, through the local replica.
+pub(super) struct LocalMembership {
+    pub requests: mpsc::Sender<Request>,
+    pub status: watch::Receiver<NodeStatus>,
+}
+
+#[tonic::async_trait]
+impl Membership for LocalMembership {
+    async fn change(&self, change: Change) -> Result<Lsn, ChangeFailed> {
+        let (answer, decided) = oneshot::channel();
+        if self.requests.send(Request::Change { change, answer }).await.is_err() {
+            return Err(ChangeFailed::Elsewhere("this node is stopping".into()));
+        }
+        match decided.await.unwrap_or(Err(ProposeError::Indeterminate)) {
+            Ok(released) => Ok(released.position.lsn),
+            Err(ProposeError::Change(ChangeRefused::Invalid(error))) => {
+                Err(ChangeFailed::Invalid(error.to_string()))
+            }
+            Err(ProposeError::NotLeader { leader }) => {
+                Err(ChangeFailed::Elsewhere(self.who_leads(leader.as_ref().map(|id| id.as_str()))))
+            }
+            Err(ProposeError::Indeterminate) => {
+                Err(ChangeFailed::Indeterminate(ProposeError::Indeterminate.to_string()))
+            }
+            Err(other) => Err(ChangeFailed::Elsewhere(other.to_string())),
+        }
+    }
+}
+
+impl LocalMembership {
+    fn who_leads(&self, leader: Option<&str>) -> String {
+        let status = self.status.borrow();
+        let member = leader.and_then(|id| status.members.iter().find(|m| m.id.as_str() == id));
+        match member {
+            Some(member) => {
+                format!("this node does not lead; {} at {} does", member.id, member.address)
+            }
+            None => "this node does not lead, and knows nobody who does".to_owned(),
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! The small tasks that carry news from one part of the node to another.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     database::base_of,
     status::{self, Fixed},
+    stop,
 };
 use crate::{
+    cluster::membership::Configuration,
+    config,
     db::{
         controller::{ControllerHandle, StepDown},
         index::DbIndex,
@@ -19,10 +22,12 @@ use crate::{
     log::watermark::Watermark,
     replicate::{
         driver::{ReplicaView, Request},
+        replica::Fitness,
+        role::RoleView,
         transport::grpc::GrpcTransport,
     },
     server::status::NodeStatus,
-    types::ClusterId,
+    types::{ClusterId, NodeId},
 };
 
 /// How often the status is put together while nothing changes: the others' silence grows.
@@ -36,12 +41,15 @@ pub(super) async fn fitness(
 ) {
     let mut told = None;
     loop {
-        let state = db.borrow_and_update().state;
-        if told != Some(state) {
-            told = Some(state);
-            let (eligible, database) = (state.eligible(), state.code());
+        let fitness = {
+            let db = db.borrow_and_update();
+            let (eligible, database) = (db.state.eligible(), db.state.code());
+            Fitness { eligible, database, behind: db.behind }
+        };
+        if told != Some(fitness) {
+            told = Some(fitness);
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(Request::SetFitness { eligible, database }).await;
+            let _stopping = requests.send(Request::SetFitness(fitness)).await;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -63,7 +71,7 @@ pub(super) async fn step_downs(
         if let Some(reason) = reason {
             let (answer, heir) = oneshot::channel();
             // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(Request::HandOver(answer)).await;
+            let _stopping = requests.send(Request::HandOver { to: None, answer }).await;
             if !heir.await.unwrap_or(false) {
                 warn!(reason, "the lead should move on, but nobody else can take it");
             }
@@ -75,24 +83,65 @@ pub(super) async fn step_downs(
     }
 }
 
-/// The cluster's ID and base GTID, as the configuration brings them.
+/// The cluster's ID, base GTID and members, as the configuration brings them.
 pub(super) async fn configuration(
     mut view: watch::Receiver<ReplicaView>,
     cluster: watch::Sender<Option<ClusterId>>,
     index: DbIndex,
+    (transport, initial): (Arc<GrpcTransport>, Vec<config::Member>),
     stop: CancellationToken,
 ) {
+    let mut in_force = None;
     loop {
         let found = view.borrow_and_update().configuration.clone();
-        if let Some(configuration) = found {
+        if let Some(configuration) = found.filter(|found| in_force.as_ref() != Some(found)) {
             cluster.send_replace(Some(configuration.cluster));
             index.set_base(base_of(configuration.base_gtid.as_deref()));
+            transport.set_peers(&addresses(&configuration, &initial));
+            in_force = Some(configuration);
         }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = view.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// Where the members are: as this node's own file says, which its operator can change at any time,
+/// else as the configuration says.
+fn addresses(configuration: &Configuration, initial: &[config::Member]) -> Vec<(NodeId, String)> {
+    let here = |id: &NodeId| initial.iter().find(|member| member.id == *id);
+    let addresses = configuration.members.iter().map(|member| {
+        let address = here(&member.id).map_or(&member.address, |here| &here.address);
+        (member.id.clone(), address.clone())
+    });
+    addresses.collect()
+}
+
+/// When another node should lead, the lead is handed over to it, gracefully.
+pub(super) async fn preemptions(
+    mut view: watch::Receiver<ReplicaView>,
+    controller: Option<ControllerHandle>,
+    requests: mpsc::Sender<Request>,
+    role: watch::Receiver<RoleView>,
+    (again_after, stop): (Duration, CancellationToken),
+) {
+    let hand_over = async {
+        loop {
+            let heir = match view.wait_for(|view| view.heir.is_some()).await {
+                Ok(due) => due.heir.clone(),
+                Err(_) => return,
+            };
+            let to = heir.as_ref().map(NodeId::as_str);
+            info!(to, "another node should lead: handing over");
+            stop::hand_over(controller.as_ref(), &requests, role.clone(), heir).await;
+            if role.borrow().leads() {
+                // It was not taken; the next attempt must not stall writes again at once.
+                tokio::time::sleep(again_after).await;
+            }
+        }
+    };
+    stop.run_until_cancelled(hand_over).await;
 }
 
 /// Where the status comes from.
@@ -112,14 +161,13 @@ impl StatusSources {
         let marks = (self.appended.at(), self.applied.at());
         let db = self.db.as_ref().map(|db| db.borrow().clone());
         let shown = self.notices.iter().filter_map(|notice| notice.borrow().clone());
-        let refused: BTreeMap<_, _> = self
-            .transport
-            .links()
-            .into_iter()
-            .filter_map(|link| Some((link.peer.clone(), link.refused?)))
-            .collect();
-        let refused = refused.into_iter().map(|(peer, why)| format!("{peer} was refused: {why}"));
-        let notices = shown.chain(refused).collect();
+        let links = self.transport.links();
+        let refused = links.iter().filter_map(|link| {
+            Some(format!("{} was refused: {}", link.peer, link.refused.as_ref()?))
+        });
+        let refusing = links.iter().filter(|link| link.log.refused);
+        let refusing = refusing.filter_map(|link| link.log.last_error.clone());
+        let notices = shown.chain(refused).chain(refusing).collect();
         status::compose(&self.fixed, &self.view.borrow(), marks, db, notices)
     }
 

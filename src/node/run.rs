@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{
     NodeError,
-    backend::LocalBackend,
+    backend::{LocalBackend, LocalMembership},
     database, founding,
     gate::LocalGate,
     link::{self, StatusSources},
@@ -39,7 +39,7 @@ use crate::{
         driver::{self, Inputs, REQUESTS_WAITING_MAX, ReplicaView},
         host::{Host, Watermarks},
         propose::Proposer,
-        replica::{FoundingPlan, Timing},
+        replica::{Fitness, FoundingPlan},
         role::{ReleasedByLeader, RoleView},
         storage::LogStorage,
         transport::{
@@ -76,7 +76,8 @@ pub async fn run(config: Config, orphaned: impl Future<Output = ()>) -> Result<(
     };
     stop::asked(&tasks, orphaned).await;
     if tasks.failure().is_none() {
-        stop::hand_over(node.controller.as_ref(), &node.requests, node.role.clone()).await;
+        let controller = node.controller.as_ref();
+        stop::hand_over(controller, &node.requests, node.role.clone(), None).await;
     }
     stop::end(&tasks).await;
     match tasks.failure() {
@@ -139,17 +140,26 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     spawn_applier(core.applier, &marks, tasks);
 
     let (index, stop) = (shared.index.clone(), stopping.clone());
-    let configuration = link::configuration(view.clone(), cluster_tx, index, stop);
+    let members = (transport.transport.clone(), config.cluster.initial_members.clone());
+    let configuration = link::configuration(view.clone(), cluster_tx, index, members, stop);
     tasks.spawn("configuration", OnEnd::Ignore, configuration);
     let controller = match &config.db {
         Some(db) => Some(shared.start_database(db, core.log_engine, proposer).await?),
         None => {
             // If the driver is gone, the node stops anyway.
             let _stopping =
-                requests.send(driver::Request::SetFitness { eligible: true, database: 0 }).await;
+                requests.send(driver::Request::SetFitness(Fitness::WITHOUT_DATABASE)).await;
             None
         }
     };
+    let preemptions = link::preemptions(
+        view.clone(),
+        controller.clone(),
+        requests.clone(),
+        role.clone(),
+        (config.cluster.timing.preempt_after, tasks.stopping()),
+    );
+    tasks.spawn("preemptions", OnEnd::Ignore, preemptions);
     let founding_notice = shared.offer_founding(core.founding);
     let status = StatusSources {
         fixed: fixed(&config, core.incarnation, core.notices),
@@ -196,7 +206,7 @@ impl Core {
             incarnation: stores.incarnation,
             remembers: stores.remembers,
             hard: stores.hard,
-            timing: timing(&config.cluster.timing),
+            timing: config.cluster.timing.clone(),
             initial_peers: config.cluster.initial_members.iter().map(|m| m.id.clone()).collect(),
             founding: None,
             now: clock::now(),
@@ -339,7 +349,9 @@ impl Shared {
         let http_listener = listen("HTTP", config.listen.http).await?;
         let answers = Answers::new(config.http.token.clone(), status.clone(), metrics::install()?);
         tasks.spawn("http", OnEnd::StopNode, http::serve(http_listener, answers, tasks.clone()));
-        let routes = grpc::routes(config.api.token.clone(), status, backend).await?;
+        let membership =
+            Arc::new(LocalMembership { requests: self.requests.clone(), status: status.clone() });
+        let routes = grpc::routes(config.api.token.clone(), status, backend, membership).await?;
         let kv = kv_service(kv, Arc::new(self.leaders()), config.api.token.clone());
         let routes = routes.add_service(peers).add_service(kv);
         let serving = grpc::serve(listener, routes, tasks.stopping());
@@ -392,6 +404,7 @@ fn founding_plan(config: &Config, stores: &Stores) -> Result<Option<FoundingPlan
         },
         cluster: ClusterId(cluster),
         db_position: None,
+        never_leader: config.cluster.never_leader,
     }))
 }
 
@@ -408,15 +421,6 @@ fn grpc_settings(
         secret: ClusterSecret::new(config.cluster.secret.expose().to_vec())?,
         peers: members.map(|m| (m.id.clone(), m.address.clone())).collect(),
     })
-}
-
-fn timing(timing: &config::Timing) -> Timing {
-    Timing {
-        heartbeat: timing.heartbeat,
-        suspect_after: timing.suspect_after,
-        lease: timing.lease,
-        stand_step: timing.stand_step,
-    }
 }
 
 fn fixed(config: &Config, incarnation: crate::types::Incarnation, notices: Vec<String>) -> Fixed {

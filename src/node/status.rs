@@ -61,7 +61,14 @@ fn members(
     db: Option<&DbStatus>,
 ) -> Vec<MemberStatus> {
     let leader = view.role.leader.as_ref();
-    let others = view.peers.iter().map(|(id, silent_ms, peer)| MemberStatus {
+    let configuration = view.configuration.as_ref();
+    let named = |id: &NodeId| configuration.and_then(|c| c.member(id)).cloned();
+    let preferred =
+        |id: &NodeId| configuration.is_some_and(|c| c.preferred_leader.as_ref() == Some(id));
+    // Once there is a configuration, who is not in it is no member.
+    let listed = |id: &NodeId| configuration.is_none() || named(id).is_some();
+    let others = view.peers.iter().filter(|(id, ..)| listed(id));
+    let others = others.map(|(id, silent_ms, peer)| MemberStatus {
         id: id.clone(),
         address: address(fixed, view.configuration.as_ref(), id),
         liveness: match silent_ms {
@@ -74,6 +81,8 @@ fn members(
         applied: peer.applied,
         eligible: peer.eligible,
         database: DbState::from_code(peer.database),
+        named: named(id),
+        preferred: preferred(id),
     });
     let own = MemberStatus {
         id: fixed.id.clone(),
@@ -85,6 +94,8 @@ fn members(
         applied,
         eligible: view.counts && db.is_none_or(DbStatus::eligible),
         database: db.map(|db| db.state),
+        named: named(&fixed.id),
+        preferred: preferred(&fixed.id),
     };
     let mut members: Vec<MemberStatus> = others.chain([own]).collect();
     members.sort_by(|a, b| a.id.cmp(&b.id));

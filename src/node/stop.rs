@@ -1,4 +1,4 @@
-//! Stopping in order: close writes, hand the lead over, then end every task.
+//! Leaving in order: close writes and hand the lead over; to stop, then end every task.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::{
     db::controller::ControllerHandle,
     replicate::{driver::Request, role::RoleView},
     tasks::Tasks,
+    types::NodeId,
 };
 
 /// How long the database may take to finish what it has begun.
@@ -41,11 +42,12 @@ pub(super) async fn asked(tasks: &Tasks, orphaned: impl Future<Output = ()>) {
 /// The failure of a node whose supervisor died.
 pub(super) const ORPHANED: &str = "its supervisor is gone";
 
-/// Gives the lead away before it stops, if it has it and somebody can take it.
+/// Gives the lead away, to `to` or to whoever ranks first, if it has it and somebody can take it.
 pub(super) async fn hand_over(
     controller: Option<&ControllerHandle>,
     requests: &mpsc::Sender<Request>,
     mut role: watch::Receiver<RoleView>,
+    to: Option<NodeId>,
 ) {
     if !role.borrow().leads() {
         return;
@@ -59,7 +61,7 @@ pub(super) async fn hand_over(
     }
     let (answer, heir) = oneshot::channel();
     // If the driver is gone, there is no lead to give.
-    let _stopping = requests.send(Request::HandOver(answer)).await;
+    let _stopping = requests.send(Request::HandOver { to, answer }).await;
     if !heir.await.unwrap_or(false) {
         info!("nobody can take the lead");
         return;

@@ -1,11 +1,10 @@
 //! From what is on disk to a running replica.
 
-use super::replica::{
-    CommittedV1, FoundingPlan, HardState, Replica, Start, Timing, configuration_in,
-};
+use super::replica::{CommittedV1, FoundingPlan, HardState, Replica, Start, configuration_in};
 use crate::{
     clock::Moment,
     cluster::membership::Configuration,
+    config::Timing,
     log::{Log, LogError},
     store::{
         Engine, StoreError,

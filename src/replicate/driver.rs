@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     host::Host,
     message::Envelope,
-    propose::Proposal,
-    replica::{FoundingPlan, Peer},
+    propose::{Proposal, ProposeError, Released},
+    replica::{Fitness, FoundingPlan, Peer},
     role::RoleView,
     storage::{LogStorage, StorageEvent},
 };
 use crate::{
     clock,
-    cluster::membership::Configuration,
+    cluster::{change::Change, membership::Configuration},
     log::watermark::Watermark,
     tasks::Tasks,
     types::{Lsn, NodeId, Position},
@@ -34,17 +34,24 @@ pub const REQUESTS_WAITING_MAX: usize = 64;
 /// What the node asks of the replica, beyond proposals.
 #[derive(Debug)]
 pub enum Request {
-    /// Whether this node is fit to lead, and what its database does (zero for none).
-    SetFitness {
-        /// It may stand.
-        eligible: bool,
-        /// As [`Replica::set_database`](super::replica::Replica::set_database) takes it.
-        database: u8,
-    },
+    /// Whether this node is fit to lead.
+    SetFitness(Fitness),
     /// What this node would found became known.
     SetFounding(FoundingPlan),
-    /// Give the lead to another; answers whether there is one to wait for.
-    HandOver(oneshot::Sender<bool>),
+    /// Give the lead to another.
+    HandOver {
+        /// To this one only; else to whoever ranks first.
+        to: Option<NodeId>,
+        /// Whether there is one to wait for.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Change the membership.
+    Change {
+        /// How.
+        change: Change,
+        /// Given when the cluster has it.
+        answer: oneshot::Sender<Result<Released, ProposeError>>,
+    },
     /// Up to where a linearizable read must see; `None` unless this node leads, and is confirmed.
     ReadIndex(oneshot::Sender<Option<Lsn>>),
 }
@@ -66,6 +73,8 @@ pub struct ReplicaView {
     pub configuration: Option<Configuration>,
     /// Whether this node's promises count.
     pub counts: bool,
+    /// On the leader: who should lead instead.
+    pub heir: Option<NodeId>,
     /// The other nodes, with the milliseconds since each was heard.
     pub peers: Vec<(NodeId, Option<u64>, Peer)>,
 }
@@ -151,13 +160,14 @@ fn stored(host: &mut Host<LogStorage>, event: StorageEvent) {
 
 fn asked(host: &mut Host<LogStorage>, request: Request) {
     match request {
-        Request::SetFitness { eligible, database } => {
-            host.replica_mut().set_eligible(eligible);
-            host.replica_mut().set_database(database);
-        }
+        Request::SetFitness(fitness) => host.replica_mut().set_fitness(fitness),
         Request::SetFounding(plan) => host.replica_mut().set_founding(plan),
-        Request::HandOver(answer) => {
-            let heir = host.replica_mut().hand_over(clock::now());
+        Request::Change { change, answer } => {
+            host.change(&change, answer, clock::now());
+            host.settle(clock::now());
+        }
+        Request::HandOver { to, answer } => {
+            let heir = host.replica_mut().hand_over(to, clock::now());
             host.settle(clock::now());
             // Whoever asked may have given up waiting.
             let _gone = answer.send(heir);
@@ -182,6 +192,7 @@ pub fn look(host: &Host<LogStorage>) -> ReplicaView {
         released: replica.released(),
         configuration: replica.configuration().cloned(),
         counts: replica.counts(),
+        heir: replica.heir(now),
         peers: peers.collect(),
     }
 }

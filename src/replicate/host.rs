@@ -12,12 +12,15 @@ use tracing::{error, info, warn};
 use super::{
     message::{Append, Envelope, Fetched, Message, Run},
     propose::{Proposal, ProposeError, Released},
-    replica::{CommittedV1, Effect, Entries, HardState, ReadTicket, Replica, Ticket, Write},
+    replica::{
+        ChangeRefused, CommittedV1, Effect, Entries, HardState, ReadTicket, Replica, Ticket, Write,
+    },
     role::{ReleasedByLeader, RoleView},
     transport::Transport,
 };
 use crate::{
     clock::Moment,
+    cluster::change::Change,
     log::{
         Draft, EntrySource, Log, LogError, LogReader,
         entry::{BODY_BYTES_MAX, Part},
@@ -198,6 +201,30 @@ impl<W: LogWriter> Host<W> {
             }
             // The proposer may have gone; then nobody needs the answer.
             Err(error) => drop(proposal.answer.send(Err(error))),
+        }
+    }
+
+    /// Orders a change of the membership. Call [`Host::settle`] after it.
+    pub fn change(
+        &mut self,
+        change: &Change,
+        answer: oneshot::Sender<Result<Released, ProposeError>>,
+        now: Moment,
+    ) {
+        let view = self.replica.role_view();
+        let ordered = match self.replica.change(change) {
+            Err(ChangeRefused::NotLeader) => Err(ProposeError::NotLeader { leader: view.leader }),
+            Err(refused) => Err(refused.into()),
+            Ok(lsn) => view.term.map(|term| (term, lsn)).ok_or(ProposeError::Indeterminate),
+        };
+        match ordered {
+            Ok((term, lsn)) => {
+                info!(?change, %lsn, "the membership changes");
+                let waiting = Waiting { term, first: lsn, bytes: 0, since: now, answer };
+                self.waiting.insert(lsn, waiting);
+            }
+            // Whoever asked may have gone; then nobody needs the answer.
+            Err(error) => drop(answer.send(Err(error))),
         }
     }
 

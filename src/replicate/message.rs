@@ -82,10 +82,10 @@ pub struct Heartbeat {
     pub eligible: bool,
     /// The cluster that the sender belongs to, once it does.
     pub cluster: Option<ClusterId>,
-    /// What the sender's database does, as [`Replica::set_database`] was told.
-    ///
-    /// [`Replica::set_database`]: super::replica::Replica::set_database
+    /// What the sender's database does, as a code for status; zero for none.
     pub database: u8,
+    /// How many commands of the log the sender's database has not applied yet.
+    pub behind: u64,
 }
 
 /// The answer to a heartbeat.
@@ -152,6 +152,8 @@ pub struct Founding {
     pub plan: [u8; 32],
     /// `@@gtid_current_pos` of its database; empty for none. `None`: it runs no database.
     pub db_position: Option<String>,
+    /// It may vote, but not lead.
+    pub never_leader: bool,
 }
 
 /// Send me entries after a point that we may share.

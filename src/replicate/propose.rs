@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::replica::ChangeRefused;
 use crate::{
     log::entry::EntryKind,
     types::{Lsn, NodeId, Position, RequestId, Term},
@@ -60,6 +61,10 @@ pub enum ProposeError {
         /// The limit.
         max: usize,
     },
+    /// Rejected: it did not happen. A change of the membership that makes no sense, or comes too
+    /// early.
+    #[error(transparent)]
+    Change(#[from] ChangeRefused),
     /// Indeterminate: leadership or the node ended while it waited. It may be released later.
     #[error("leadership ended before the cluster answered: it may or may not have happened")]
     Indeterminate,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::{cluster::change::Change, types::Lsn};
+
 /// What is wrong with the database's settings.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Diagnosis {
@@ -48,6 +50,27 @@ pub enum BackendError {
     /// Indeterminate: it may have happened in part.
     #[error("{0}")]
     Indeterminate(String),
+}
+
+/// Why the membership is not known to be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeFailed {
+    /// Rejected: it did not happen, here or now. Try again, or the leader.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// Rejected: it makes no sense, or breaks a rule.
+    #[error("{0}")]
+    Invalid(String),
+    /// Indeterminate: it may have happened.
+    #[error("{0}")]
+    Indeterminate(String),
+}
+
+/// Changes the membership; the node is one, a test's double another.
+#[tonic::async_trait]
+pub trait Membership: Send + Sync + 'static {
+    /// Orders a change and waits until the cluster has it; tells where it stands in the log.
+    async fn change(&self, change: Change) -> Result<Lsn, ChangeFailed>;
 }
 
 /// Carries out the actions of the admin API; the node is one, a test's double another.

@@ -1,6 +1,7 @@
 //! What a node tells about itself and the cluster; filled by `node`, served by gRPC and HTTP.
 
 use crate::{
+    cluster::membership::Member,
     db::status::{DbState, DbStatus},
     replicate::role::RoleView,
     types::{ClusterId, Incarnation, Lsn, NodeId, Position},
@@ -36,6 +37,10 @@ pub struct MemberStatus {
     pub eligible: bool,
     /// What its database does, as last heard; `None` if it runs none, or never said.
     pub database: Option<DbState>,
+    /// As the configuration names it; `None` before there is one.
+    pub named: Option<Member>,
+    /// It leads before lower IDs.
+    pub preferred: bool,
 }
 
 /// The log's watermarks on this node.

@@ -28,7 +28,9 @@ fn storm(seed: u64) -> World {
     (0..nodes).filter(|index| !world.is_up(*index)).collect::<Vec<_>>().iter().for_each(|index| {
         world.start(*index);
     });
-    let settled = world.run_until(Duration::from_secs(30), World::is_settled);
+    let whole = |world: &World| world.leader() == Some(0) && world.voters(0) == nodes;
+    let settled =
+        world.run_until(Duration::from_secs(60), |world| whole(world) && world.is_settled());
     assert!(settled, "seed {seed}: no leader, or not caught up\n{}", world.trace.join("\n"));
     world.check_end();
     world

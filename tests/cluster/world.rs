@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use wolfscale::{
     apply::{Applier, ApplyError, Command, Outcome, StateCheck, StateMachine, View, check_state},
     clock::Moment,
-    cluster::membership::Policy,
+    cluster::{change::Change, membership::Policy},
+    config::Timing,
     kv::{KvMachine, reader::KvReader},
     log::{EntrySource, Log, entry::EntryKind},
     replicate::{
@@ -23,7 +24,7 @@ use wolfscale::{
         host::{Host, LogWrite, LogWriter},
         message::{Envelope, Message},
         propose::{Proposal, ProposeError, Released},
-        replica::{FoundingPlan, HardState, Timing},
+        replica::{ChangeRefused, Fitness, FoundingPlan, HardState},
         role::RoleView,
         transport::Transport,
     },
@@ -88,10 +89,19 @@ struct Node {
     clock_offset: u64,
     up_since: u64,
     eligible: bool,
+    /// How many commands its database is behind.
+    behind: u64,
     /// How many times slower its disk is than the weather says.
     disk_slowness: u64,
     view: RoleView,
     committed_seen: Lsn,
+}
+
+impl Node {
+    fn fitness(&self) -> Fitness {
+        let (eligible, behind) = (self.eligible, self.behind);
+        Fitness { eligible, behind, ..Fitness::WITHOUT_DATABASE }
+    }
 }
 
 /// A command that a client sent, and what it was told.
@@ -178,6 +188,7 @@ impl World {
                 clock_offset: rng.random_range(0..1_000_000_000_000),
                 up_since: 0,
                 eligible: true,
+                behind: 0,
                 disk_slowness: 1,
                 view: RoleView::nobody(),
                 committed_seen: Lsn::ZERO,
@@ -273,6 +284,7 @@ impl World {
             policy: Policy::Majority,
             cluster,
             db_position: Some(String::new()),
+            never_leader: false,
         };
         let boot = Boot {
             id: node.id.clone(),
@@ -285,7 +297,7 @@ impl World {
             now,
         };
         let mut replica = start_replica(&*engine, &log, boot).expect("it starts");
-        replica.set_eligible(node.eligible);
+        replica.set_fitness(node.fitness());
         let source: Arc<dyn EntrySource> = Arc::new(log.reader());
         if check_state(&*source, &node.disk.state).expect("readable") == StateCheck::Stale {
             node.disk.state = MemoryEngine::default();
@@ -350,17 +362,47 @@ impl World {
         self.faults += 1;
     }
 
+    /// How many commands its database has not applied yet.
+    pub fn set_behind(&mut self, index: usize, behind: u64) {
+        self.nodes[index].behind = behind;
+        self.tell_fitness(index);
+    }
+
     pub fn set_eligible(&mut self, index: usize, eligible: bool) {
         self.nodes[index].eligible = eligible;
+        self.tell_fitness(index);
+    }
+
+    fn tell_fitness(&mut self, index: usize) {
+        let fitness = self.nodes[index].fitness();
         if let Some(running) = &mut self.nodes[index].running {
-            running.host.replica_mut().set_eligible(eligible);
+            running.host.replica_mut().set_fitness(fitness);
         }
+    }
+
+    pub fn may_stand(&self, index: usize) -> bool {
+        self.nodes[index].running.as_ref().is_some_and(|r| r.host.replica().may_stand())
+    }
+
+    /// How many nodes count, as a node's newest configuration says.
+    pub fn voters(&self, index: usize) -> usize {
+        let running = self.nodes[index].running.as_ref();
+        let configuration = running.and_then(|r| r.host.replica().configuration());
+        configuration.map_or(0, |configuration| configuration.voters().count())
+    }
+
+    /// Orders a change of the membership.
+    pub fn change(&mut self, index: usize, change: &Change) -> Result<Lsn, ChangeRefused> {
+        let running = self.nodes[index].running.as_mut().expect("it runs");
+        let ordered = running.host.replica_mut().change(change);
+        self.settle(index);
+        ordered
     }
 
     pub fn hand_over(&mut self, index: usize) -> bool {
         let now = self.moment(index);
         let Some(running) = &mut self.nodes[index].running else { return false };
-        running.host.replica_mut().hand_over(now)
+        running.host.replica_mut().hand_over(None, now)
     }
 
     /// Cuts the link in that direction.
@@ -505,6 +547,10 @@ impl World {
                 let now = self.moment(index);
                 let Some(running) = self.alive(index, life) else { return };
                 running.host.tick(now);
+                // Here nothing must be closed first, as a database must.
+                if let Some(heir) = running.host.replica().heir(now) {
+                    running.host.replica_mut().hand_over(Some(heir), now);
+                }
                 self.settle(index);
                 self.schedule(self.now + 10_000_000, Event::Tick(index, life));
             }
@@ -633,7 +679,7 @@ impl World {
             let others = (0..self.len()).filter(|n| *n != lower && running(*n));
             let linked = others.into_iter().all(|n| steady(lower, n) && steady(n, lower));
             assert!(
-                !(linked && self.nodes[lower].eligible && self.counts(lower)),
+                !(linked && self.may_stand(lower)),
                 "seed {}: n{} won while n{} was there\n{}",
                 self.seed,
                 winner + 1,

@@ -9,6 +9,7 @@ mod load;
 #[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/mariadb.rs"]
 mod mariadb;
+mod membership;
 mod namespaces;
 #[path = "../support/network.rs"]
 mod network;

@@ -15,12 +15,18 @@ use tokio::{
     sync::watch,
 };
 use wolfscale::{
+    cluster::{
+        change::Change,
+        membership::{Member, Standing},
+    },
     config::Secret,
     db::status::{DbState, DbStatus},
     metrics,
     replicate::role::{Role, RoleView},
     server::{
-        backend::{AdminBackend, BackendError, Configured, Diagnosis, TakenBack},
+        backend::{
+            AdminBackend, BackendError, ChangeFailed, Configured, Diagnosis, Membership, TakenBack,
+        },
         grpc,
         http::{self, Answers},
         status::{Liveness, Marks, MemberStatus, NodeStatus},
@@ -33,6 +39,19 @@ use wolfscale::{
 const CLUSTER_SECRET: &str = "0123456789abcdef0123";
 
 struct FakeDatabase;
+
+/// Takes additions at LSN 9; any other change is for the leader.
+struct FakeMembership;
+
+#[tonic::async_trait]
+impl Membership for FakeMembership {
+    async fn change(&self, change: Change) -> Result<Lsn, ChangeFailed> {
+        match change {
+            Change::Add { .. } => Ok(Lsn(9)),
+            _ => Err(ChangeFailed::Elsewhere("n1 at n1:8080 leads".into())),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl AdminBackend for FakeDatabase {
@@ -65,6 +84,15 @@ fn member(id: &str, liveness: Liveness) -> MemberStatus {
         applied: Lsn(6),
         eligible: true,
         database: (id == "n1").then_some(DbState::Leading),
+        named: Some(Member {
+            id: id.parse().expect("valid"),
+            address: format!("{id}:8080"),
+            incarnation: Incarnation(5),
+            standing: if id == "n1" { Standing::Member } else { Standing::Learner },
+            never_leader: false,
+            demoted: id == "n2",
+        }),
+        preferred: id == "n2",
     }
 }
 
@@ -118,7 +146,10 @@ async fn edges(http_token: Option<&str>) -> Edges {
     let (status_tx, status) = watch::channel(status());
     let tasks = Tasks::default();
     let token = Secret::new(CLUSTER_SECRET).derive("wolfscale api token v1");
-    let routes = grpc::routes(token, status.clone(), Arc::new(FakeDatabase)).await.expect("builds");
+    let routes =
+        grpc::routes(token, status.clone(), Arc::new(FakeDatabase), Arc::new(FakeMembership))
+            .await
+            .expect("builds");
     let grpc_listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let http_listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let grpc = grpc_listener.local_addr().expect("is bound");
@@ -175,7 +206,11 @@ async fn wolfctl_lists_servers_and_shows_the_dead_as_dead() {
       "durable_lsn": 7,
       "applied_lsn": 6,
       "eligible": true,
-      "database": "leading"
+      "database": "leading",
+      "standing": "member",
+      "never_leader": false,
+      "demoted": false,
+      "preferred": false
     },
     {
       "id": "n2",
@@ -186,7 +221,11 @@ async fn wolfctl_lists_servers_and_shows_the_dead_as_dead() {
       "durable_lsn": 7,
       "applied_lsn": 6,
       "eligible": true,
-      "database": null
+      "database": null,
+      "standing": "learner",
+      "never_leader": false,
+      "demoted": true,
+      "preferred": true
     }
   ]
 }

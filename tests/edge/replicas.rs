@@ -18,13 +18,14 @@ use wolfscale::{
         identity::{Identity, MemoryIdentity},
         membership::Policy,
     },
+    config::Timing,
     log::{Log, entry::EntryKind, watermark::watermark},
     replicate::{
         boot::{Boot, start_replica},
         driver::{self, Inputs, ReplicaView, Request},
         host::Host,
         propose::{Proposal, ProposeError, Released},
-        replica::{FoundingPlan, HardState, Timing},
+        replica::{Fitness, FoundingPlan, HardState},
         storage::LogStorage,
         transport::{
             auth::ClusterSecret,
@@ -133,6 +134,7 @@ async fn start(number: u64, members: &[(NodeId, String)], port: u16) -> Started 
             members: members.to_vec(),
             policy: Policy::Majority,
             cluster: ClusterId([u8::try_from(number).expect("small"); 16]),
+            never_leader: false,
             db_position: None,
         }),
         now: clock::now(),
@@ -143,10 +145,7 @@ async fn start(number: u64, members: &[(NodeId, String)], port: u16) -> Started 
     let host = Host::new((id, incarnation), replica, log, storage, peers.transport);
     let (proposal_tx, proposals) = mpsc::channel(64);
     let (request_tx, requests) = mpsc::channel(4);
-    request_tx
-        .send(Request::SetFitness { eligible: true, database: 0 })
-        .await
-        .expect("there is room");
+    request_tx.send(Request::SetFitness(Fitness::WITHOUT_DATABASE)).await.expect("there is room");
     let (view_tx, view) = watch::channel(driver::look(&host));
     let inputs = Inputs {
         heartbeats: peers.inbound.heartbeats,

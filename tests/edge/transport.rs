@@ -226,7 +226,8 @@ fn append(lsn: u64, bodies: &[Bytes]) -> Message {
 
 /// One of each kind.
 fn all_kinds() -> Vec<Message> {
-    let founding = Some(Founding { plan: [8; 32], db_position: Some(String::new()) });
+    let founding =
+        Some(Founding { plan: [8; 32], db_position: Some(String::new()), never_leader: true });
     let (term, after, last) = (term(), at(5), at(9));
     let fetched = |result| {
         Message::Fetched(Fetched { term: term.clone(), after: at(5), result, last: at(9) })
@@ -259,6 +260,7 @@ fn heartbeats() -> Vec<Message> {
         eligible: true,
         cluster: Some(ClusterId([1; 16])),
         database: 3,
+        behind: 5,
     });
     vec![heartbeat, beat(12)]
 }
@@ -382,7 +384,30 @@ fn another_node_than_expected_is_refused() {
     });
     until("unknown node", || {
         let why = n2.why("n1");
-        (why == "refused by n1: n2 is none of n1's configured peers", why)
+        (why.starts_with("refused by n1: n2 is none of n1's peers"), why)
+    });
+}
+
+/// A node that was away while another joined hears of it from that one first, and can answer.
+#[test]
+fn a_member_that_is_not_known_yet_is_welcome_and_answered() {
+    let ports = two_ports();
+    let [p1, p2] = [ports[0].number(), ports[1].number()];
+    let cluster = Some(ClusterId([1; 16]));
+    let n1 = Node::start(Setup { cluster, ..setup("n1") }, p1, &[("n1", p1)]);
+    let n2 = Node::start(Setup { cluster, ..setup("n2") }, p2, &[("n1", p1), ("n2", p2)]);
+    until_up(&n2, "n1");
+    until("answered", || {
+        let known = n1.transport.links().iter().any(|link| link.peer == id("n2"));
+        (known && n1.up("n2"), known)
+    });
+
+    // Who is no member any more is not spoken to.
+    n1.transport.set_peers(&[]);
+    assert!(n1.transport.links().is_empty());
+    until("gone", || {
+        let inbound = n2.link("n1").log.inbound;
+        (!inbound, inbound)
     });
 }
 
@@ -600,6 +625,7 @@ fn identity_on_wire(node: &str, run: u8) -> wire::PeerIdentity {
         incarnation: 1,
         run: vec![run; 16].into(),
         cluster: Bytes::new(),
+        address: String::new(),
     }
 }
 
@@ -613,8 +639,13 @@ impl Caller {
                 PeerClient::connect(format!("http://127.0.0.1:{port}")).await.expect("connects");
             client.log(ReceiverStream::new(frame_rx)).await.expect("calls").into_inner()
         });
-        let identity =
-            Identity { node: id(node), incarnation: Incarnation(1), run: [run; 16], cluster: None };
+        let identity = Identity {
+            node: id(node),
+            incarnation: Incarnation(1),
+            run: [run; 16],
+            cluster: None,
+            address: String::new(),
+        };
         Self { runtime, identity, secret: secret(SECRET), frame_tx, incoming }
     }
 
@@ -670,6 +701,7 @@ impl Caller {
                 incarnation: Incarnation(from.incarnation),
                 run: from.run.as_ref().try_into().expect("16 bytes"),
                 cluster: from.cluster.as_ref().try_into().ok().map(ClusterId),
+                address: from.address.clone(),
             },
             opener_nonce: [5; 32],
             called_nonce: challenge.nonce.as_ref().try_into().expect("32 bytes"),

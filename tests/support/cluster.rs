@@ -104,7 +104,12 @@ impl Cluster {
 
     /// Starts all nodes and waits until the first write is on all of them.
     pub async fn found(&mut self) {
-        for index in 0..self.nodes.len() {
+        self.found_by(self.nodes.len()).await;
+    }
+
+    /// As [`Cluster::found`], by the first so many nodes; the others stay down.
+    pub async fn found_by(&mut self, founders: usize) {
+        for index in 0..founders {
             self.start(index);
         }
         let leader = self.leader().await;
@@ -115,7 +120,7 @@ impl Cluster {
                 .await
                 .unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
-        for index in 0..self.nodes.len() {
+        for index in 0..founders {
             let made = "SELECT COUNT(*) FROM information_schema.tables \
                         WHERE table_schema='test' AND table_name='ledger'";
             self.until_value(index, made, "1").await;
@@ -150,6 +155,25 @@ impl Cluster {
     /// All but one.
     pub fn others(&self, index: usize) -> Vec<usize> {
         (0..self.nodes.len()).filter(|other| *other != index).collect()
+    }
+
+    /// Replaces a part of a node's configuration file; it takes effect when the node starts.
+    pub fn reconfigure(&self, index: usize, from: &str, to: &str) {
+        let file = self.nodes[index].directory.join("wolfscale.toml");
+        let text = fs::read_to_string(&file).expect("configuration");
+        assert!(text.contains(from), "{from} is not in {}", file.display());
+        fs::write(&file, text.replace(from, to)).expect("configuration");
+    }
+
+    /// A node as `initial_members` names it.
+    pub fn member(&self, index: usize) -> String {
+        self.nodes[index].member()
+    }
+
+    /// Where peers and operators reach a node.
+    pub fn grpc_address(&self, index: usize) -> String {
+        let node = &self.nodes[index];
+        format!("{}:{}", node.address, node.ports[1].number())
     }
 
     // --- processes -----------------------------------------------------------------------------
@@ -292,6 +316,16 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until so many nodes count, as a node says.
+    pub async fn until_counts(&self, index: usize, many: usize) {
+        self.until_status(index, "that many nodes count", |status| {
+            let servers = status["servers"].as_array();
+            let members = servers.into_iter().flatten().filter(|s| s["standing"] == "member");
+            members.count() == many
+        })
+        .await;
+    }
+
     // --- asking the databases ------------------------------------------------------------------
 
     /// A connection as the application: by TCP, or by socket where TCP does not reach.
@@ -356,14 +390,14 @@ impl Cluster {
             .await;
     }
 
-    /// Waits until all tables of `test` are equal on all nodes; returns the checksums.
-    pub async fn until_equal(&self) -> Vec<String> {
+    /// Waits until all tables of `test` are equal on these nodes; returns the checksums.
+    pub async fn until_equal(&self, nodes: &[usize]) -> Vec<String> {
         let mut last = Vec::new();
         let deadline = Instant::now() + SOON;
         loop {
             let mut all = Vec::new();
-            for index in 0..self.nodes.len() {
-                all.push(self.checksums(index).await);
+            for index in nodes {
+                all.push(self.checksums(*index).await);
             }
             if let Ok(first) = &all[0]
                 && all.iter().all(|one| one.as_ref() == Ok(first))
@@ -560,6 +594,7 @@ data_dir = "{root}/data"
 [cluster]
 secret_file = "{shared}/secret"
 policy = "majority"
+preempt_after = "10m"
 initial_members = [{members}]
 
 [listen]

@@ -66,6 +66,26 @@ pub enum Command {
     /// The database beside the node that answers.
     #[command(subcommand)]
     Db(Db),
+    /// Who is in the cluster.
+    #[command(subcommand)]
+    Member(Member),
+    /// Have a node lead before lower IDs, as long as it can.
+    Promote {
+        /// The node's ID.
+        #[arg(required_unless_present = "auto", conflicts_with = "auto")]
+        id: Option<String>,
+        /// The lowest ID leads again.
+        #[arg(long)]
+        auto: bool,
+    },
+    /// Exclude a node from leading.
+    Demote {
+        /// The node's ID.
+        id: String,
+        /// It may lead again.
+        #[arg(long)]
+        undo: bool,
+    },
     /// The replicated key-value store, through any node.
     #[command(subcommand)]
     Kv(Kv),
@@ -76,6 +96,35 @@ pub enum Command {
 pub enum List {
     /// The nodes, with who is dead.
     Servers,
+}
+
+/// What to do with a node of the cluster.
+#[derive(Subcommand)]
+pub enum Member {
+    /// Add a node: it learns the log first, and counts when it has caught up.
+    Add {
+        /// The node's ID and its gRPC address.
+        #[arg(value_name = "ID=HOST:PORT", value_parser = id_and_address)]
+        node: (String, String),
+        /// It votes, but never leads.
+        #[arg(long)]
+        never_leader: bool,
+    },
+    /// Remove a node for good.
+    Remove {
+        /// The node's ID.
+        id: String,
+    },
+    /// A node's store was replaced: what it once promised and held no longer counts.
+    Reset {
+        /// The node's ID.
+        id: String,
+    },
+}
+
+fn id_and_address(text: &str) -> Result<(String, String), String> {
+    let (id, address) = text.split_once('=').ok_or("write ID=HOST:PORT")?;
+    Ok((id.to_owned(), address.to_owned()))
 }
 
 /// What to do with the database.

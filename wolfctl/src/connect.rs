@@ -33,6 +33,8 @@ pub enum Retry {
     NextNode,
     /// It may have happened: only a node that was not reached at all is passed over.
     Never,
+    /// As `Never`; but a node that says that it did nothing is passed over too.
+    IfRejected,
 }
 
 /// Calls the nodes in turn until one answers.
@@ -41,10 +43,19 @@ where
     A: Fn(Client) -> F,
     F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
+    ask_at(cli, &cli.endpoints, retry, call).await
+}
+
+/// As [`ask`], at these endpoints.
+pub async fn ask_at<T, F, A>(cli: &Cli, endpoints: &[String], retry: Retry, call: A) -> Result<T>
+where
+    A: Fn(Client) -> F,
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
     let bearer = bearer(cli)?;
     let limit = cli.timeout;
     let mut failures = Vec::new();
-    for endpoint in &cli.endpoints {
+    for endpoint in endpoints {
         let channel = match connect(endpoint, limit).await {
             Ok(channel) => channel,
             Err(error) => {
@@ -56,6 +67,9 @@ where
         match tokio::time::timeout(limit, call(client)).await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
             Ok(Err(status)) if retry == Retry::NextNode && passing(status.code()) => {
+                failures.push(format!("{endpoint}: {}", status.message()));
+            }
+            Ok(Err(status)) if retry == Retry::IfRejected && status.code() == Code::Unavailable => {
                 failures.push(format!("{endpoint}: {}", status.message()));
             }
             Ok(Err(status)) => return Err(refused(endpoint, &status)),

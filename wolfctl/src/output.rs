@@ -6,7 +6,7 @@ use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
 use serde::Serialize;
 
-use crate::wire::{DatabaseState, Liveness, Role, Server};
+use crate::wire::{DatabaseState, Liveness, Role, Server, Standing};
 
 /// A server, as JSON shows it.
 #[derive(Serialize)]
@@ -20,6 +20,10 @@ pub struct ServerView {
     pub applied_lsn: u64,
     pub eligible: bool,
     pub database: Option<&'static str>,
+    pub standing: &'static str,
+    pub never_leader: bool,
+    pub demoted: bool,
+    pub preferred: bool,
 }
 
 impl From<&Server> for ServerView {
@@ -34,6 +38,10 @@ impl From<&Server> for ServerView {
             applied_lsn: server.applied_lsn,
             eligible: server.eligible,
             database: server.database.is_some().then(|| database(server.database())),
+            standing: standing(server.standing()),
+            never_leader: server.never_leader,
+            demoted: server.demoted,
+            preferred: server.preferred,
         }
     }
 }
@@ -52,6 +60,7 @@ pub fn servers(servers: &[ServerView]) -> Table {
         "ADDRESS",
         "ROLE",
         "STATE",
+        "STANDING",
         "LAST SEEN",
         "DURABLE LSN",
         "APPLIED LSN",
@@ -64,6 +73,7 @@ pub fn servers(servers: &[ServerView]) -> Table {
             Cell::new(&server.address),
             Cell::new(if dead { "-" } else { server.role }),
             coloured(server.state, if dead { Color::Red } else { Color::Green }),
+            Cell::new(part(server)),
             Cell::new(last_seen(server.last_seen_ms)),
             Cell::new(server.durable_lsn),
             Cell::new(server.applied_lsn),
@@ -94,6 +104,26 @@ pub fn role(role: Role) -> &'static str {
         Role::Follower => "follower",
         Role::Candidate => "candidate",
         Role::Leader => "leader",
+    }
+}
+
+/// A standing, with what an operator has set.
+fn part(server: &ServerView) -> String {
+    let marks = [
+        (server.preferred, "pinned"),
+        (server.demoted, "demoted"),
+        (server.never_leader, "never leads"),
+    ];
+    let marks = marks.into_iter().filter(|(set, _)| *set).map(|(_, mark)| mark);
+    std::iter::once(server.standing).chain(marks).collect::<Vec<_>>().join(", ")
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Unspecified => "none",
+        Standing::Member => "member",
+        Standing::Learner => "learner",
+        Standing::Witness => "witness",
     }
 }
 

@@ -335,11 +335,16 @@ fn behind(log: &LogSeen, server: &ServerSeen) -> String {
     if let Some((code, text)) = server.replica.as_ref().map(|r| &r.io_error).filter(|e| e.0 != 0) {
         return format!("the feed is not reached: error {code}: {text}");
     }
-    let tail = log.tail.map_or(0, |gtid| gtid.sequence);
-    match tail.saturating_sub(server.replica_at.sequence()) {
+    match transactions_behind(log, server) {
         0 => String::new(),
         many => format!("{many} transactions behind the log"),
     }
+}
+
+/// How many transactions of the log a follower's database has not applied yet.
+pub fn transactions_behind(log: &LogSeen, server: &ServerSeen) -> u64 {
+    let tail = log.tail.map_or(0, |gtid| gtid.sequence);
+    tail.saturating_sub(server.replica_at.sequence().max(server.binlog_at.sequence()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    decide::{Action, decide},
+    decide::{Action, decide, transactions_behind},
     handle::{CloseError, ControllerHandle, REQUESTS_WAITING_MAX, Request, StepDown},
     observation::{DbSeen, Observation, Part},
     observe::{Checked, ReplicaProgress},
@@ -310,7 +310,11 @@ impl Controller {
             _ => self.status_tx.borrow().position,
         };
         let version = self.checked.as_ref().map(|c| c.version.clone());
-        let status = DbStatus { state, detail, advice, version, position };
+        let behind = match &seen.db {
+            DbSeen::Up(server) => transactions_behind(&seen.log, server),
+            _ => u64::MAX,
+        };
+        let status = DbStatus { state, detail, advice, version, position, behind };
         self.status_tx.send_if_modified(|now| {
             if now.state != status.state {
                 info!(from = ?now.state, to = ?status.state, detail = status.detail, "database");

@@ -1,6 +1,9 @@
 //! Collecting promises, then adopting the most advanced log of a quorum of promisers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Effect, Ticket,
@@ -18,6 +21,8 @@ pub(super) struct Candidate {
     pub term: Term,
     /// Promisers with the ends of their logs; itself once its own promise is durable.
     pub promises: BTreeMap<NodeId, Promise>,
+    /// Who has used up the term's number: promises nothing any more.
+    refused: BTreeSet<NodeId>,
     own_promise: Ticket,
     adopting: Option<Adopting>,
     /// When it last came closer to leading.
@@ -44,6 +49,7 @@ impl Replica {
         self.state = State::Candidate(Candidate {
             term,
             promises: BTreeMap::new(),
+            refused: BTreeSet::new(),
             own_promise,
             adopting: None,
             progress_at: now,
@@ -86,15 +92,24 @@ impl Replica {
             candidate.progress_at = now;
             self.promises_changed(now);
         } else if promise.seen >= candidate.term.number {
-            // That number is used up there; the next attempt takes a higher one.
+            candidate.refused.insert(from);
+            self.give_up_without_a_chance(now);
+        }
+    }
+
+    /// The next attempt takes a higher number. As long as the others can make a quorum this one
+    /// goes on: of two that stand with one number, each refused by the other, one must win.
+    fn give_up_without_a_chance(&mut self, now: Moment) {
+        let State::Candidate(candidate) = &self.state else { return };
+        if !self.is_quorum(|id| !candidate.refused.contains(id)) {
             self.follow_nobody(now, self.timing.stand_step);
         }
     }
 
     fn promises_changed(&mut self, now: Moment) {
         let State::Candidate(candidate) = &self.state else { return };
-        let promisers = candidate.promises.keys().cloned().collect();
-        if candidate.adopting.is_some() || !self.is_quorum(&promisers) {
+        let promised = |id: &NodeId| candidate.promises.contains_key(id);
+        if candidate.adopting.is_some() || !self.is_quorum(promised) {
             return;
         }
         if self.configuration().is_none() && !self.founders_agree() {
@@ -117,7 +132,7 @@ impl Replica {
         agree
     }
 
-    /// Rule 3. The quorum is fixed here: any quorum of promisers holds all that is committed.
+    /// Rule 3. Any quorum of promisers holds all that is committed.
     fn adopt_best(&mut self, now: Moment) {
         let State::Candidate(candidate) = &mut self.state else { return };
         let best = candidate
@@ -165,10 +180,12 @@ impl Replica {
                     return;
                 }
                 let last = self.shape.last();
-                if last >= target {
-                    self.lead(now);
-                } else {
+                if last < target {
                     self.fetch(from.clone(), last);
+                } else if let State::Candidate(candidate) = &mut self.state {
+                    // What was adopted may bring configurations: their quorums are needed too.
+                    candidate.adopting = None;
+                    self.promises_changed(now);
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Replica {
             self.leaderless_since = now;
         }
         let State::Follower(Following { heard_at: None, .. }) = &self.state else { return };
-        if !self.may_stand() || (self.configuration().is_none() && !self.all_alive(now)) {
+        if !self.may_stand() || (self.configuration().is_none() && !self.may_found(now)) {
             return;
         }
         let rank = u32::try_from(self.before_me(now).len()).unwrap_or(u32::MAX);
@@ -42,8 +42,17 @@ impl Replica {
         }
     }
 
-    /// A cluster is founded by all of its founders.
-    fn all_alive(&self, now: Moment) -> bool {
+    /// A cluster is founded by all of its founders, if none of them is in one already.
+    fn may_found(&mut self, now: Moment) -> bool {
+        if let Some((id, _)) = self.peers.iter().find(|(_, peer)| peer.founded) {
+            let what = format!(
+                "{id} belongs to a cluster already: this node waits to be added to it, \
+                 `wolfctl member add {}=HOST:PORT` on one of its nodes",
+                self.id
+            );
+            self.notice(what);
+            return false;
+        }
         self.peers.keys().all(|id| self.peer_alive(id, now))
     }
 
@@ -82,18 +91,18 @@ impl Replica {
     fn pre_vote_won(&mut self, now: Moment) {
         let State::PreCandidate(pre) = &self.state else { return };
         let number = pre.number;
-        if self.is_quorum(&pre.granted) && pre.awaited.is_subset(&pre.answered) {
+        if self.is_quorum(|id| pre.granted.contains(id)) && pre.awaited.is_subset(&pre.answered) {
             self.become_candidate(number, false, now);
         }
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, ask: &PreVote, now: Moment) {
-        let goes_first = self.id < from
+        let goes_first = self.goes_before(&self.id, &from)
             && self.may_stand()
             && self.stood_in_vain < VAIN_ATTEMPTS_MAX
             && !self.bound_to_leader(now);
         let granted = ask.number > self.hard.seen()
-            && self.may_promise()
+            && self.counts()
             && !goes_first
             && (ask.handover || !self.bound_to_leader(now))
             && now >= self.quiet_until;
@@ -140,7 +149,7 @@ impl Replica {
         }
         let free = ask.handover || !self.bound_to_leader(now);
         let granted =
-            ask.term.number > self.hard.seen() && self.remembers && free && now >= self.quiet_until;
+            ask.term.number > self.hard.seen() && self.counts() && free && now >= self.quiet_until;
         if granted {
             self.promise(&ask.term, now);
         }
@@ -163,11 +172,6 @@ impl Replica {
         assert!(term.number > self.hard.seen(), "a term number is promised at most once");
         self.remember(|hard| hard.promised = Some(term.clone()));
         self.follow_nobody(now, self.timing.suspect_after);
-    }
-
-    /// Rule 6; and before a configuration is known, only a founder has something to promise.
-    fn may_promise(&self) -> bool {
-        self.remembers && (self.configuration().is_some() || self.founding.is_some())
     }
 
     /// Whether a live leader holds this node's lease: itself, or one heard lately.

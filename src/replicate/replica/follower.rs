@@ -140,6 +140,7 @@ impl Replica {
         }
         self.configurations.push((lsn, configuration));
         self.founding = None;
+        self.serve_members();
     }
 }
 

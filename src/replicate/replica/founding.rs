@@ -19,6 +19,8 @@ pub struct FoundingPlan {
     pub cluster: ClusterId,
     /// `@@gtid_current_pos` of this node's database, empty for none; `None` if it runs none.
     pub db_position: Option<String>,
+    /// This node may vote, but not lead.
+    pub never_leader: bool,
 }
 
 impl FoundingPlan {
@@ -40,7 +42,8 @@ impl FoundingPlan {
 
     /// What this node says of itself in a promise.
     pub(super) fn statement(&self) -> Founding {
-        Founding { plan: self.hash(), db_position: self.db_position.clone() }
+        let (db_position, never_leader) = (self.db_position.clone(), self.never_leader);
+        Founding { plan: self.hash(), db_position, never_leader }
     }
 
     /// Why a promiser does not fit this plan, if so.
@@ -76,17 +79,18 @@ impl FoundingPlan {
         None
     }
 
-    /// Entry 1, once every founder has agreed.
+    /// Entry 1, once every founder has agreed; what each is comes from what it said.
     pub(super) fn configuration(
         &self,
         incarnation: impl Fn(&NodeId) -> Incarnation,
+        never_leader: impl Fn(&NodeId) -> bool,
     ) -> Configuration {
         let members = self.members.iter().map(|(id, address)| Member {
             id: id.clone(),
             address: address.clone(),
             incarnation: incarnation(id),
             standing: Standing::Member,
-            never_leader: false,
+            never_leader: never_leader(id),
             demoted: false,
         });
         let min_active = match self.policy {

@@ -1,14 +1,12 @@
 //! Leading: entries to every peer, commits by the own term, stepping down without a quorum.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Effect,
+    members::ReturnWaits,
     state::{Replica, State},
 };
 use crate::{
@@ -23,6 +21,13 @@ use crate::{
 
 /// How many entries may be on their way to a peer without its acknowledgement.
 const IN_FLIGHT_ENTRIES_MAX: u64 = 1024;
+/// A hand-over that takes longer than so many times `suspect_after` is called off.
+const HAND_OVER_SUSPECT_TIMES: u32 = 8;
+/// How many commands an heir's database may have to apply before it can take writes.
+const HEIR_BEHIND_MAX: u64 = 1_000;
+/// So many committed entries a node may lack that is taken to have caught up: under load nobody
+/// holds all at every moment.
+const CAUGHT_UP_WITHIN: u64 = 256;
 /// Entries that were not acknowledged for so long are sent again.
 const RESEND_AFTER: Duration = Duration::from_secs(1);
 
@@ -33,11 +38,20 @@ pub(super) struct Leader {
     /// The first entry of the term.
     pub start: Lsn,
     pub progress: BTreeMap<NodeId, Progress>,
-    /// Since when it hands over to another.
-    pub handing_over: Option<Moment>,
-    handover_sent: Option<Moment>,
+    pub handing_over: Option<HandOver>,
+    pub returns: ReturnWaits,
     /// For each follower, when the last heartbeat was sent that it answered.
-    contact: BTreeMap<NodeId, Moment>,
+    pub contact: BTreeMap<NodeId, Moment>,
+}
+
+/// A leader on its way out: it takes no proposals, waits until an heir holds everything, and asks
+/// that one to stand.
+#[derive(Debug)]
+pub(super) struct HandOver {
+    since: Moment,
+    /// Only this one, or whoever ranks first.
+    to: Option<NodeId>,
+    asked_at: Option<Moment>,
 }
 
 /// How far a peer's log equals the leader's.
@@ -60,17 +74,16 @@ impl Leader {
         let at = self.contact.entry(id.clone()).or_default();
         *at = (*at).max(sent_at);
     }
-
-    /// The followers that answered a heartbeat sent then or later.
-    pub(super) fn following_since(&self, then: Moment) -> impl Iterator<Item = &NodeId> {
-        self.contact.iter().filter(move |(_, at)| **at >= then).map(|(id, _)| id)
-    }
 }
 
 impl Replica {
     pub(super) fn lead(&mut self, now: Moment) {
         let State::Candidate(candidate) = &self.state else { return };
         let term = candidate.term.clone();
+        let said = candidate.promises.iter().filter_map(|(id, promise)| {
+            Some((id.clone(), promise.founding.as_ref()?.never_leader))
+        });
+        let never_leaders: BTreeMap<NodeId, bool> = said.collect();
         let start = self.shape.last_lsn().next();
         let progress = self.peers.keys().map(|id| (id.clone(), Progress::new(start, now)));
         self.state = State::Leader(Leader {
@@ -78,21 +91,21 @@ impl Replica {
             start,
             progress: progress.collect(),
             handing_over: None,
-            handover_sent: None,
+            returns: ReturnWaits::default(),
             contact: self.peers.keys().map(|id| (id.clone(), now)).collect(),
         });
         self.remember(|hard| hard.accepted = Some(term.clone()));
-        let (kind, body) = self.first_entry();
+        let (kind, body) = self.first_entry(&never_leaders);
         self.append_own(vec![Draft { term, kind, part: Part::WHOLE, request: None, body }]);
+        self.serve_members();
     }
 
     /// A new cluster starts with its configuration, every other term with nothing.
-    fn first_entry(&mut self) -> (EntryKind, Bytes) {
+    fn first_entry(&mut self, never_leaders: &BTreeMap<NodeId, bool>) -> (EntryKind, Bytes) {
         let Some(plan) = self.founding.take() else { return (EntryKind::Noop, Bytes::new()) };
-        let configuration = plan.configuration(|id| match self.peers.get(id) {
-            Some(peer) => peer.incarnation,
-            None => self.incarnation,
-        });
+        let life = |id: &NodeId| self.peers.get(id).map_or(self.incarnation, |p| p.incarnation);
+        let never_leader = |id: &NodeId| never_leaders.get(id).copied().unwrap_or_default();
+        let configuration = plan.configuration(life, never_leader);
         let body = configuration.encode().into();
         self.take_configuration(Lsn(1), configuration);
         (EntryKind::Config, body)
@@ -100,13 +113,6 @@ impl Replica {
 
     pub(super) fn tick_leader(&mut self, now: Moment) {
         let State::Leader(leader) = &mut self.state else { return };
-        let suspect_after = self.timing.suspect_after;
-        let mut present: BTreeSet<NodeId> = leader
-            .contact
-            .iter()
-            .filter(|(_, at)| now.since(**at) <= suspect_after)
-            .map(|(id, _)| id.clone())
-            .collect();
         let last = self.shape.last_lsn();
         for progress in leader.progress.values_mut() {
             let waits = progress.next > progress.matched.next() || progress.probing;
@@ -114,12 +120,19 @@ impl Replica {
                 progress.restart(last);
             }
         }
-        present.insert(self.id.clone());
-        if !self.is_quorum(&present) {
+        if !self.in_contact(now) {
             self.follow_nobody(now, Duration::ZERO);
             return;
         }
+        self.tick_members(now);
         self.try_hand_over(now);
+    }
+
+    /// Whether a quorum has answered heartbeats of this leader that were sent lately.
+    fn in_contact(&self, now: Moment) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        let lately = |at: &Moment| now.since(*at) <= self.timing.suspect_after;
+        self.is_quorum(|id| *id == self.id || leader.contact.get(id).is_some_and(lately))
     }
 
     pub(super) fn on_appended(&mut self, from: &NodeId, answer: Appended, now: Moment) {
@@ -169,26 +182,26 @@ impl Replica {
         }
     }
 
-    /// Rule 4.
+    /// Rule 4. A configuration that commits may let more commit: those before it count no more.
     pub(super) fn advance_commit(&mut self) {
-        let State::Leader(leader) = &self.state else { return };
-        let start = leader.start;
-        let mut matched: BTreeMap<NodeId, Lsn> = leader
-            .progress
-            .iter()
-            .filter(|(id, _)| self.peer_counts(id))
-            .map(|(id, progress)| (id.clone(), progress.matched))
-            .collect();
-        matched.insert(self.id.clone(), self.durable);
-        let mut levels: Vec<Lsn> = matched.values().copied().collect();
-        levels.sort_unstable_by(|a, b| b.cmp(a));
-        let decided = levels.into_iter().find(|level| {
-            let holders = matched.iter().filter(|(_, at)| *at >= level);
-            self.is_quorum(&holders.map(|(id, _)| id.clone()).collect())
-        });
-        if let Some(decided) = decided.filter(|lsn| *lsn >= start) {
+        while let Some(decided) = self.decided() {
             self.set_committed(decided);
         }
+    }
+
+    /// The newest entry that a quorum of each configuration in force holds, if that is news.
+    fn decided(&self) -> Option<Lsn> {
+        let State::Leader(leader) = &self.state else { return None };
+        let held = |id: &NodeId| match leader.progress.get(id) {
+            Some(progress) => progress.matched,
+            None if *id == self.id => self.durable,
+            None => Lsn::ZERO,
+        };
+        let levels = leader.progress.values().map(|progress| progress.matched);
+        let news = levels.chain([self.durable]).filter(|level| *level > self.committed);
+        news.filter(|level| *level >= leader.start)
+            .filter(|level| self.is_quorum(|id| held(id) >= *level))
+            .max()
     }
 
     /// Sends every peer what it lacks, or the news of what is committed.
@@ -219,45 +232,94 @@ impl Replica {
         }
     }
 
-    /// Gives the lead to the lowest live node that may stand and holds everything; proposals are
-    /// refused from now on. Returns whether there is one to wait for.
-    pub fn hand_over(&mut self, now: Moment) -> bool {
-        let heirs = self.heirs(now);
+    /// Gives the lead to `to`, or to the live node that ranks first among those that hold
+    /// everything; proposals are refused from now on. Returns whether there is one to wait for. If
+    /// it does not take the lead in time, this node goes on.
+    pub fn hand_over(&mut self, to: Option<NodeId>, now: Moment) -> bool {
+        let heirs = self.heirs(to.as_ref(), now);
         let State::Leader(leader) = &mut self.state else { return false };
         if heirs.is_empty() {
             return false;
         }
-        leader.handing_over.get_or_insert(now);
+        leader.handing_over.get_or_insert(HandOver { since: now, to, asked_at: None });
         true
     }
 
-    /// Live peers that may lead, lowest first.
-    fn heirs(&self, now: Moment) -> Vec<NodeId> {
-        let may_lead = |id: &NodeId| {
-            self.configuration().and_then(|c| c.member(id)).is_some_and(|m| m.may_lead())
-        };
-        let live = self.peers.iter().filter(|(id, peer)| {
-            peer.eligible && may_lead(id) && self.peer_counts(id) && self.peer_alive(id, now)
-        });
-        live.map(|(id, _)| id.clone()).collect()
+    /// Who should lead instead: a member that ranks before this one, fit, steady for
+    /// `preempt_after` and caught up; anyone who can, if this one is excluded. The node hands over
+    /// to it when its writes are closed.
+    pub fn heir(&self, now: Moment) -> Option<NodeId> {
+        let State::Leader(leader) = &self.state else { return None };
+        if self.committed < leader.start || leader.handing_over.is_some() {
+            return None;
+        }
+        let configuration = self.configuration()?;
+        let pinned = configuration.preferred_leader.as_ref();
+        let excluded = configuration.member(&self.id).is_none_or(|member| !member.may_lead());
+        // If the first is not ready yet, nobody is handed the lead only to hand it on.
+        let first = self.heirs(None, now).into_iter().next()?;
+        let peer = self.peers.get(&first)?;
+        let steady = now.since(peer.steady_since) >= self.timing.preempt_after;
+        let ready = peer.behind <= HEIR_BEHIND_MAX;
+        let due =
+            excluded || pinned == Some(&first) || (self.goes_before(&first, &self.id) && steady);
+        (due && ready && self.holds_enough(&first)).then_some(first)
+    }
+
+    /// Whether a peer holds what is committed, but for what is on its way.
+    pub(super) fn holds_enough(&self, id: &NodeId) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        let enough = self.committed.0.saturating_sub(CAUGHT_UP_WITHIN);
+        leader.progress.get(id).is_some_and(|p| p.matched.0 >= enough.max(1))
+    }
+
+    /// Live peers that could lead, in their order; only `to`, if given.
+    fn heirs(&self, to: Option<&NodeId>, now: Moment) -> Vec<NodeId> {
+        let wanted = |id: &&NodeId| to.is_none_or(|to| to == *id);
+        let live = self.peers.keys().filter(wanted).filter(|id| self.could_lead(id, now));
+        let mut live: Vec<NodeId> = live.cloned().collect();
+        live.sort_by(
+            |a, b| if self.goes_before(a, b) { Ordering::Less } else { Ordering::Greater },
+        );
+        live
     }
 
     fn try_hand_over(&mut self, now: Moment) {
-        let heirs = self.heirs(now);
-        let last = self.shape.last_lsn();
-        let (committed, suspect_after) = (self.committed, self.timing.suspect_after);
+        let suspect_after = self.timing.suspect_after;
         let State::Leader(leader) = &mut self.state else { return };
-        if leader.handing_over.is_none() || committed < last {
+        let Some(hand_over) = &leader.handing_over else { return };
+        if now.since(hand_over.since) >= suspect_after * HAND_OVER_SUSPECT_TIMES {
+            leader.handing_over = None;
             return;
         }
-        if leader.handover_sent.is_some_and(|at| now.since(at) < suspect_after) {
+        let asked = hand_over.asked_at.is_some_and(|at| now.since(at) < suspect_after);
+        let last = self.shape.last_lsn();
+        if asked || self.committed < last {
             return;
         }
-        let holds = |id: &&NodeId| leader.progress.get(id).is_some_and(|p| p.matched == last);
-        let Some(heir) = heirs.iter().find(holds).cloned() else { return };
+        let to = hand_over.to.clone();
+        let heirs = self.heirs(to.as_ref(), now);
+        let State::Leader(leader) = &mut self.state else { return };
+        let holds = |id: &NodeId| leader.progress.get(id).is_some_and(|p| p.matched == last);
+        let Some(heir) = heirs.into_iter().find(holds) else { return };
+        if let Some(hand_over) = &mut leader.handing_over {
+            hand_over.asked_at = Some(now);
+        }
         let term = leader.term.clone();
-        leader.handover_sent = Some(now);
         self.send(heir, Message::Handover { term });
+    }
+
+    /// Members that a configuration brings are sent the log too; those that it does not name any
+    /// more are not.
+    pub(super) fn serve_members(&mut self) {
+        let next = self.shape.last_lsn().next();
+        let Some((_, configuration)) = self.configurations.last() else { return };
+        let State::Leader(leader) = &mut self.state else { return };
+        for member in configuration.members.iter().filter(|member| member.id != self.id) {
+            let fresh = || Progress::new(next, Moment::default());
+            leader.progress.entry(member.id.clone()).or_insert_with(fresh);
+        }
+        leader.progress.retain(|id, _| configuration.member(id).is_some());
     }
 }
 

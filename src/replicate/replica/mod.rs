@@ -13,7 +13,10 @@
 //! 3. A candidate leads only with the most advanced log of a quorum of promisers.
 //! 4. A leader commits only by an entry of its own term that a quorum holds durably.
 //! 5. What is committed is never truncated.
-//! 6. A node that does not remember (§2.4) neither promises nor stands, and nobody counts it.
+//! 6. A node that does not remember (§2.4) has a new incarnation, which neither promises nor stands,
+//!    and which nobody counts, before a configuration in force names it.
+//! 7. Membership changes one at a time, after an entry of the leader's own term is committed; every
+//!    decision needs a quorum of each configuration from the last committed one to the log's end.
 
 mod candidate;
 mod effect;
@@ -21,17 +24,17 @@ mod election;
 mod follower;
 mod founding;
 mod leader;
+mod members;
 mod peers;
 mod read_index;
 mod state;
 #[cfg(test)]
 mod tests;
-mod timing;
 
 pub use effect::{CommittedV1, Effect, Entries, HardState, Ticket, Write};
 pub use follower::configuration_in;
 pub use founding::FoundingPlan;
-pub use peers::Peer;
+pub use members::ChangeRefused;
+pub use peers::{Fitness, Peer};
 pub use read_index::ReadTicket;
 pub use state::{Replica, Start};
-pub use timing::Timing;

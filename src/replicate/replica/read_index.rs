@@ -5,10 +5,11 @@
 //! elsewhere that the noted index lacks. It needs a committed entry of its own term first, since
 //! what earlier leaders acknowledged may not be counted as committed before.
 
-use std::collections::BTreeSet;
-
 use super::state::{Replica, State};
-use crate::{clock::Moment, types::Lsn};
+use crate::{
+    clock::Moment,
+    types::{Lsn, NodeId},
+};
 
 /// Names a question.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
@@ -65,8 +66,7 @@ impl Replica {
         if leader.term.number != term {
             return None;
         }
-        let following = leader.following_since(then);
-        let ids: BTreeSet<_> = following.chain([&self.id]).cloned().collect();
-        Some(self.is_quorum(&ids))
+        let follows = |id: &NodeId| leader.contact.get(id).is_some_and(|at| *at >= then);
+        Some(self.is_quorum(|id| *id == self.id || follows(id)))
     }
 }

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Effect, Entries, FoundingPlan, HardState, Ticket, Timing, Write, candidate::Candidate,
+    Effect, Entries, Fitness, FoundingPlan, HardState, Ticket, Write, candidate::Candidate,
     election::PreCandidate, leader::Leader, peers::Peer, read_index::Reads,
 };
 use crate::{
     clock::Moment,
-    cluster::membership::Configuration,
+    cluster::{
+        membership::{Configuration, Member},
+        quorum,
+    },
+    config::Timing,
     log::{Draft, Shape},
     replicate::{
         message::{Envelope, Heartbeat, HeartbeatReply, Message},
@@ -44,6 +48,10 @@ pub struct Start {
     pub now: Moment,
 }
 
+/// From how many other nodes messages are taken: members, and those of the cluster that this node
+/// has not heard of yet.
+const PEERS_MAX: usize = 64;
+
 /// The replica core of one node.
 #[derive(Debug)]
 pub struct Replica {
@@ -60,9 +68,10 @@ pub struct Replica {
     pub(super) configurations: Vec<(Lsn, Configuration)>,
     pub(super) founding: Option<FoundingPlan>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
-    pub(super) eligible: bool,
-    database: u8,
+    pub(super) fitness: Fitness,
     pub(super) state: State,
+    /// Since when it listens: who was never heard has been silent since then.
+    pub(super) started_at: Moment,
     /// Nothing is promised before this, so that a lease granted before a restart is honoured.
     pub(super) quiet_until: Moment,
     /// Since when there is no leader to follow; a node stands some time after it.
@@ -148,9 +157,9 @@ impl Replica {
             hard,
             configurations: start.configurations,
             founding,
-            eligible: false,
-            database: 0,
+            fitness: Fitness::default(),
             state: State::Follower(Following::default()),
+            started_at: start.now,
             quiet_until,
             leaderless_since: quiet_until,
             stood_in_vain: 0,
@@ -170,12 +179,16 @@ impl Replica {
     /// A message arrived. Its runs of entries were checked by the host: linked, and to this log.
     pub fn step(&mut self, envelope: Envelope, now: Moment) {
         let Envelope { from, incarnation, lineage: _, message } = envelope;
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if !self.peers.contains_key(&from) && self.peers.len() >= PEERS_MAX {
+            return;
+        }
+        let peer = self.peers.entry(from.clone()).or_default();
         let silent = peer.heard_at.is_none_or(|at| now.since(at) > self.timing.suspect_after);
         let reborn = peer.heard_at.is_some() && peer.incarnation != incarnation;
         peer.heard_at = Some(now);
         peer.incarnation = incarnation;
         if silent || reborn {
+            peer.steady_since = now;
             self.peer_is_back(&from, reborn);
         }
         match message {
@@ -239,14 +252,9 @@ impl Replica {
         Some(first)
     }
 
-    /// Whether this node may lead as far as its database and its operator are concerned.
-    pub fn set_eligible(&mut self, eligible: bool) {
-        self.eligible = eligible;
-    }
-
-    /// What this node's database does, for the others' status; zero for none. Decides nothing here.
-    pub fn set_database(&mut self, code: u8) {
-        self.database = code;
+    /// Whether this node may lead as far as its database is concerned, and could at once.
+    pub fn set_fitness(&mut self, fitness: Fitness) {
+        self.fitness = fitness;
     }
 
     /// The appliers came so far.
@@ -343,40 +351,61 @@ impl Replica {
         &self.hard
     }
 
-    /// Whether this node's promises and acknowledgements count: it remembers, and the
-    /// configuration names this life of its store (or there is none yet).
+    /// Whether this node's promises and acknowledgements count: a configuration in force names this
+    /// life of its store. A life that does not remember has a new name, which counts once a leader
+    /// has named it, without the former life's vote.
     pub fn counts(&self) -> bool {
-        self.remembers
-            && match self.configuration() {
-                Some(configuration) => configuration
-                    .member(&self.id)
-                    .is_some_and(|member| member.incarnation == self.incarnation),
-                None => self.founding.is_some(),
-            }
-    }
-
-    pub(super) fn may_stand(&self) -> bool {
-        self.eligible
-            && self.counts()
-            && self
-                .configuration()
-                .and_then(|configuration| configuration.member(&self.id))
-                .is_none_or(|member| member.may_lead())
-    }
-
-    /// Whether those nodes are a quorum; before a configuration is known, all founders are.
-    pub(super) fn is_quorum(&self, ids: &BTreeSet<NodeId>) -> bool {
-        match self.configuration() {
-            Some(configuration) => configuration.is_quorum(ids),
-            None => ids.len() == self.peers.len() + 1,
+        if self.configurations.is_empty() {
+            return self.remembers && self.founding.is_some();
         }
+        let mut in_force = quorum::in_force(&self.configurations, self.committed);
+        in_force.any(|c| c.member(&self.id).is_some_and(|member| self.is_life(member)))
     }
 
-    /// Whether the peer speaks with the life that counts.
+    /// Whether it could lead: fit, allowed to, and its promises count.
+    pub fn may_stand(&self) -> bool {
+        let named = |c: &Configuration| {
+            c.member(&self.id).is_some_and(|member| member.may_lead() && self.is_life(member))
+        };
+        self.fitness.eligible && self.configuration().map_or_else(|| self.counts(), named)
+    }
+
+    /// Whether those that are `present` are a quorum of every configuration in force, each under
+    /// the life of its store that counts there. Before one is known, all founders are.
+    pub(super) fn is_quorum(&self, present: impl Fn(&NodeId) -> bool) -> bool {
+        if self.configurations.is_empty() {
+            return present(&self.id) && self.peers.keys().all(present);
+        }
+        let in_force = quorum::in_force(&self.configurations, self.committed);
+        quorum::is_quorum(in_force, |member| self.is_life(member) && present(&member.id))
+    }
+
+    /// Whether the node speaks with the life of its store that the configuration names.
+    pub(super) fn is_life(&self, member: &Member) -> bool {
+        let peer = || self.peers.get(&member.id).map(|peer| peer.incarnation);
+        let life = if member.id == self.id { Some(self.incarnation) } else { peer() };
+        life == Some(member.incarnation)
+    }
+
+    /// Whether the peer speaks with a life that counts in some configuration in force.
     pub(super) fn peer_counts(&self, id: &NodeId) -> bool {
-        let Some(peer) = self.peers.get(id) else { return false };
-        self.configuration()
-            .is_none_or(|c| c.member(id).is_some_and(|m| m.incarnation == peer.incarnation))
+        let mut in_force = quorum::in_force(&self.configurations, self.committed);
+        self.configurations.is_empty()
+            || in_force.any(|c| c.member(id).is_some_and(|member| self.is_life(member)))
+    }
+
+    /// Whether a peer could lead as far as the newest configuration and its last heartbeat say.
+    pub(super) fn could_lead(&self, id: &NodeId, now: Moment) -> bool {
+        let named = self.configuration().is_none_or(|configuration| {
+            configuration.member(id).is_some_and(|m| m.may_lead() && self.is_life(m))
+        });
+        let peer = self.peers.get(id);
+        named && peer.is_some_and(|peer| peer.eligible) && self.peer_alive(id, now)
+    }
+
+    /// Whether `a` leads rather than `b`, if both can.
+    pub(super) fn goes_before(&self, a: &NodeId, b: &NodeId) -> bool {
+        self.configuration().map_or(a < b, |configuration| configuration.goes_before(a, b))
     }
 
     pub(super) fn peer_alive(&self, id: &NodeId, now: Moment) -> bool {
@@ -384,17 +413,10 @@ impl Replica {
         heard.is_some_and(|at| now.since(at) <= self.timing.suspect_after)
     }
 
-    /// Live nodes of a lower ID that may stand: they go first.
+    /// Live nodes that could lead and rank before this one: they go first.
     pub(super) fn before_me(&self, now: Moment) -> BTreeSet<NodeId> {
-        let may_lead = |id: &NodeId| {
-            self.configuration().is_none_or(|c| c.member(id).is_some_and(|m| m.may_lead()))
-        };
-        self.peers
-            .iter()
-            .filter(|(id, peer)| **id < self.id && peer.eligible && may_lead(id))
-            .filter(|(id, _)| self.peer_alive(id, now) && self.peer_counts(id))
-            .map(|(id, _)| id.clone())
-            .collect()
+        let first = self.peers.keys().filter(|id| self.goes_before(id, &self.id));
+        first.filter(|id| self.could_lead(id, now)).cloned().collect()
     }
 
     pub(super) fn send(&mut self, to: NodeId, message: Message) {
@@ -501,7 +523,8 @@ impl Replica {
             applied: self.applied,
             eligible: self.may_stand(),
             cluster: self.configuration().map(|c| c.cluster),
-            database: self.database,
+            database: self.fitness.database,
+            behind: self.fitness.behind,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
     }

@@ -1,11 +1,15 @@
 //! Each safety rule of the core, broken on purpose by what others say.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
 use crate::{
     clock::Moment,
-    cluster::membership::{Configuration, Member, Policy, Standing},
+    cluster::{
+        change::Change,
+        membership::{Configuration, Member, Policy, Standing},
+    },
+    config::Timing,
     log::{
         Shape,
         entry::{Entry, EntryKind, Part},
@@ -21,6 +25,7 @@ use crate::{
 };
 
 const LIFE: Incarnation = Incarnation(7);
+const NEXT_LIFE: Incarnation = Incarnation(8);
 
 fn id(text: &str) -> NodeId {
     text.parse().expect("valid")
@@ -61,7 +66,8 @@ impl Node {
         terms.iter().for_each(|term| shape.push(term));
         let mut replica = Replica::new(Start {
             id: id(name),
-            incarnation: LIFE,
+            // A life that does not remember has a new name.
+            incarnation: if remembers { LIFE } else { NEXT_LIFE },
             remembers,
             timing: Timing::default(),
             shape,
@@ -72,7 +78,7 @@ impl Node {
             founding: None,
             now: Moment(0),
         });
-        replica.set_eligible(true);
+        replica.set_fitness(Fitness::WITHOUT_DATABASE);
         Self { replica, now: Moment(10_000_000_000) }
     }
 
@@ -119,6 +125,7 @@ fn heartbeat() -> Message {
         eligible: false,
         cluster: None,
         database: 0,
+        behind: 0,
     })
 }
 
@@ -338,6 +345,69 @@ fn who_does_not_remember_neither_promises_nor_stands() {
         let stands = effects.iter().any(|e| matches!(e, Effect::Send(_, Message::PreVote(_))));
         assert!(!stands, "it must not stand");
     }
+    let reborn = Change::Reborn { id: id("n1"), incarnation: NEXT_LIFE };
+    let named = configuration().changed(&reborn).expect("a change");
+    let entry = Entry {
+        kind: EntryKind::Config,
+        body: named.encode().into(),
+        ..Entry::clone(&entry(2, term(2, "n2")))
+    };
+    node.hear("n2", append(term(2, "n2"), at(1, term(1, "n1")), vec![Arc::new(entry)], 1));
+    assert!(node.replica.counts() && !node.replica.may_stand(), "named, it learns and may promise");
+}
+
+/// Storm 72 of the KV came to rest like this: two stood with one number, each refused by the other,
+/// and both gave up before the third had answered, again and again.
+#[test]
+fn a_candidate_goes_on_while_the_others_can_make_a_quorum() {
+    let stand = || {
+        let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+        node.hear("n2", heartbeat());
+        node.hear("n3", heartbeat());
+        node.pass(10);
+        let reply = PreVoteReply { number: 2, granted: true, seen: 1, stands: false };
+        node.hear("n2", Message::PreVoteReply(reply));
+        node.written();
+        node
+    };
+    let answer = |granted| {
+        let (term, last) = (term(2, "n1"), at(1, term(1, "n1")));
+        Message::Promise(Promise { term, granted, seen: 2, last, founding: None })
+    };
+    let mut node = stand();
+    node.hear("n3", answer(false));
+    node.hear("n2", answer(true));
+    assert!(node.replica.role_view().leads(), "n2's promise is enough");
+    let mut node = stand();
+    node.hear("n3", answer(false));
+    node.hear("n2", answer(false));
+    node.hear("n2", answer(true));
+    assert!(!node.replica.role_view().leads(), "without a chance it has given up");
+}
+
+#[test]
+fn a_leader_changes_one_thing_at_a_time_after_its_own_term_has_committed() {
+    let mut node = Node::new("n1", &[term(1, "n1")], HardState::default(), true);
+    let drop = |name: &str| Change::Drop(BTreeSet::from([id(name)]));
+    assert_eq!(node.replica.change(&drop("n3")), Err(ChangeRefused::NotLeader));
+    node.elect(at(1, term(1, "n1")));
+    node.written();
+    assert_eq!(node.replica.change(&drop("n3")), Err(ChangeRefused::UnderWay), "nothing of term 2");
+    let appended = |lsn| Message::Appended(Appended { term: term(2, "n1"), result: Ok(Lsn(lsn)) });
+    node.hear("n2", appended(2));
+    assert_eq!(node.replica.change(&drop("n3")), Ok(Lsn(3)));
+    let again = Change::Return(id("n3"));
+    assert_eq!(node.replica.change(&again), Err(ChangeRefused::UnderWay), "one at a time");
+    node.pass(1);
+    node.written();
+    assert_eq!(
+        node.replica.committed(),
+        Lsn(2),
+        "n1 alone is a quorum of the pair, not of the three"
+    );
+    node.hear("n2", appended(3));
+    assert_eq!(node.replica.committed(), Lsn(3));
+    assert_eq!(node.replica.change(&again), Ok(Lsn(4)));
 }
 
 #[test]

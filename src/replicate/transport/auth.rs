@@ -93,7 +93,12 @@ pub struct Identity {
     pub run: [u8; 16],
     /// Its cluster, once bootstrapped.
     pub cluster: Option<ClusterId>,
+    /// `host:port` where others open their streams to it.
+    pub address: String,
 }
+
+/// The longest address that a peer may tell.
+pub const ADDRESS_BYTES_MAX: usize = 255;
 
 impl Identity {
     /// Whether both belong to one cluster, as far as both know.
@@ -138,6 +143,8 @@ impl Transcript {
             mac.update(&who.run);
             mac.update(&[u8::from(who.cluster.is_some())]);
             mac.update(&who.cluster.map_or([0; 16], |c| c.0));
+            mac.update(&[u8::try_from(who.address.len()).expect("at most ADDRESS_BYTES_MAX")]);
+            mac.update(who.address.as_bytes());
             mac.update(nonce);
         }
         mac.finalize().into_bytes().into()
@@ -170,6 +177,7 @@ mod tests {
             incarnation: Incarnation(u64::from(byte)),
             run: [byte; 16],
             cluster: Some(ClusterId([byte; 16])),
+            address: format!("{node}:8080"),
         }
     }
 
@@ -196,8 +204,10 @@ mod tests {
 
         let no_cluster = Identity { cluster: None, ..t.opener.clone() };
         let zero_cluster = Identity { cluster: Some(ClusterId([0; 16])), ..t.opener.clone() };
+        let moved = Identity { address: "n9:8080".into(), ..t.opener.clone() };
         let others = [
             Transcript { channel: Channel::Heartbeat, ..t.clone() },
+            Transcript { opener: moved, ..t.clone() },
             Transcript { opener: identity("n3", 1), ..t.clone() },
             Transcript { opener: identity("n1", 9), ..t.clone() },
             Transcript { opener: no_cluster, ..t.clone() },
@@ -220,7 +230,7 @@ mod tests {
     fn the_bytes_are_those_of_the_documented_layout() {
         let proof = transcript().prove(&secret("a secret of the cluster"), Side::Opener);
         let hex: String = proof.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "a9491878752391ad0469c2a406b5ceca8f1ad582b21b2e293cc796fd373ea61a");
+        assert_eq!(hex, "311f31b863a5030cbc6a94067083b7c3c915c206eda3895945f5c675b5a5ea9e");
     }
 
     #[test]

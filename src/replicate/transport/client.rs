@@ -15,6 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{error, info, warn};
 
@@ -42,6 +43,8 @@ pub struct ChannelLink {
     pub inbound: bool,
     /// Why this node's stream ended or could not be opened last; `None` while it is up.
     pub last_error: Option<String>,
+    /// Whether the peer refused it last: waiting will not help.
+    pub refused: bool,
     /// Messages queued since the start of the process.
     pub queued_total: u64,
     /// Messages dropped because the queue was full.
@@ -95,6 +98,7 @@ pub struct Link {
 struct State {
     up: Option<(Moment, Arc<Queue>)>,
     last_error: Option<String>,
+    refused: bool,
 }
 
 impl Link {
@@ -149,6 +153,7 @@ impl Link {
             connected_since: state.up.as_ref().map(|(since, _)| *since),
             inbound,
             last_error: state.last_error.clone(),
+            refused: state.refused,
             queued_total: self.queued.load(Relaxed),
             dropped_full: self.dropped_full.load(Relaxed),
             dropped_down: self.dropped_down.load(Relaxed),
@@ -162,10 +167,11 @@ impl Link {
     }
 }
 
-/// Keeps the stream up until the node stops.
-pub async fn run(link: Arc<Link>, local: Arc<Local>) {
+/// Keeps the stream up until the node stops, or the peer is none any more.
+pub async fn run(link: Arc<Link>, local: Arc<Local>, ended: CancellationToken) {
     let stopping = local.tasks.stopping();
-    stopping.run_until_cancelled(keep_up(&link, &local)).await;
+    let kept_up = ended.run_until_cancelled(keep_up(&link, &local));
+    stopping.run_until_cancelled(kept_up).await;
 }
 
 /// Opens the stream again and again. A reason is logged when it is new, not at each attempt.
@@ -190,8 +196,11 @@ fn next_pause(pause: Duration) -> Duration {
 }
 
 fn note(link: &Link, why: &LinkError) {
+    let refused = matches!(why, LinkError::Refused { .. });
     let why = why.to_string();
-    if renew(&mut link.lock().last_error, &why) {
+    let mut state = link.lock();
+    state.refused = refused;
+    if renew(&mut state.last_error, &why) {
         warn!(peer = %link.peer, channel = link.channel.name(), why, "no stream to a peer");
     }
 }
@@ -219,7 +228,7 @@ impl<'a> Up<'a> {
     fn new(link: &'a Link, queue: Arc<Queue>) -> Self {
         let mut state = link.lock();
         state.up = Some((clock::now(), queue));
-        state.last_error = None;
+        (state.last_error, state.refused) = (None, false);
         info!(peer = %link.peer, channel = link.channel.name(), "stream to a peer is up");
         Self(link)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::auth::{Channel, Identity};
+use super::auth::{ADDRESS_BYTES_MAX, Channel, Identity};
 use crate::{
     clock::Moment,
     log::entry::{Entry, EntryKind, Part},
@@ -96,6 +96,7 @@ pub fn identity_to_wire(identity: &Identity) -> wire::PeerIdentity {
         incarnation: identity.incarnation.0,
         run: Bytes::copy_from_slice(&identity.run),
         cluster: cluster_to_wire(identity.cluster),
+        address: identity.address.clone(),
     }
 }
 
@@ -107,7 +108,15 @@ pub fn identity(wire: Option<wire::PeerIdentity>) -> Result<Identity, WireError>
         incarnation: Incarnation(wire.incarnation),
         run: array("run", &wire.run)?,
         cluster: cluster(&wire.cluster)?,
+        address: address(wire.address)?,
     })
+}
+
+fn address(text: String) -> Result<String, WireError> {
+    if text.len() > ADDRESS_BYTES_MAX || text.chars().any(char::is_control) {
+        return Err(invalid("address", format!("{} bytes, or control characters", text.len())));
+    }
+    Ok(text)
 }
 
 /// A node ID from a peer.
@@ -268,6 +277,7 @@ fn heartbeat_to_wire(m: &Heartbeat) -> wire::PeerHeartbeat {
         eligible: m.eligible,
         cluster: cluster_to_wire(m.cluster),
         database: m.database.into(),
+        behind: m.behind,
     }
 }
 
@@ -280,6 +290,7 @@ fn promise_to_wire(m: &Promise) -> wire::PeerPromise {
         founding: m.founding.as_ref().map(|f| wire::PeerFounding {
             plan: Bytes::copy_from_slice(&f.plan),
             db_position: f.db_position.clone(),
+            never_leader: f.never_leader,
         }),
     }
 }
@@ -345,13 +356,17 @@ fn heartbeat(m: wire::PeerHeartbeat) -> Result<Heartbeat, WireError> {
         cluster: cluster(&m.cluster)?,
         // A code of a later program that does not fit is unknown here in any case.
         database: u8::try_from(m.database).unwrap_or_default(),
+        behind: m.behind,
     })
 }
 
 fn promise(m: wire::PeerPromise) -> Result<Promise, WireError> {
     let founding = m
         .founding
-        .map(|f| Ok(Founding { plan: array("plan", &f.plan)?, db_position: f.db_position }))
+        .map(|f| {
+            let plan = array("plan", &f.plan)?;
+            Ok(Founding { plan, db_position: f.db_position, never_leader: f.never_leader })
+        })
         .transpose()?;
     Ok(Promise {
         term: term(m.term)?,

@@ -1,11 +1,16 @@
 //! The transport over tonic: streams to every peer, and the service that takes theirs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
 
 use super::{
@@ -39,6 +44,10 @@ pub const INBOUND_LOG_MAX: usize = 64;
 pub const INBOUND_HEARTBEATS_MAX: usize = 256;
 /// How many handshakes may be under way; more are refused.
 pub const HANDSHAKES_MAX: usize = 64;
+/// How many members that are not known yet may wait for streams to them.
+const STRANGERS_WAITING_MAX: usize = 16;
+/// To how many nodes streams are open at most.
+const PEERS_MAX: usize = 64;
 /// A stream is welcome within this time, or it is ended.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(3);
 /// The first pause before a stream is opened again; it doubles.
@@ -67,7 +76,8 @@ pub struct GrpcSettings {
     pub cluster: watch::Receiver<Option<ClusterId>>,
     /// What all its nodes know.
     pub secret: ClusterSecret,
-    /// The other nodes and where they listen, as `host:port`; this node's own ID is passed over.
+    /// The nodes and where they listen, as `host:port`: the others, and this one, which tells its
+    /// own address to those that do not know it yet.
     pub peers: Vec<(NodeId, String)>,
 }
 
@@ -126,19 +136,20 @@ pub struct PeerLink {
 /// Sends to all peers over gRPC.
 pub struct GrpcTransport {
     local: Arc<Local>,
-    peers: BTreeMap<NodeId, PeerLinks>,
+    peers: RwLock<BTreeMap<NodeId, PeerLinks>>,
 }
 
 struct PeerLinks {
     log: Arc<Link>,
     heartbeat: Arc<Link>,
+    _ended: DropGuard,
 }
 
 impl GrpcTransport {
     /// Starts a task for each stream to each peer; they end when `tasks` is stopped.
     pub fn start(settings: GrpcSettings, tasks: &Tasks) -> Result<Started, StartError> {
-        let GrpcSettings { id, incarnation, cluster, secret, mut peers } = settings;
-        peers.retain(|(peer, _)| *peer != id);
+        let GrpcSettings { id, incarnation, cluster, secret, peers } = settings;
+        let own = peers.iter().find(|(peer, _)| *peer == id).map(|(_, address)| address.clone());
         for (peer, address) in &peers {
             endpoint(address, Channel::Log).map_err(|source| StartError::Address {
                 peer: peer.clone(),
@@ -146,6 +157,7 @@ impl GrpcTransport {
                 source,
             })?;
         }
+        let (strangers_tx, strangers) = mpsc::channel(STRANGERS_WAITING_MAX);
         let (log_tx, log) = mpsc::channel(INBOUND_LOG_MAX);
         let (heartbeat_tx, heartbeats) = mpsc::channel(INBOUND_HEARTBEATS_MAX);
         let local = Arc::new(Local {
@@ -153,30 +165,66 @@ impl GrpcTransport {
             incarnation,
             run: random()?,
             cluster,
+            address: own.unwrap_or_default(),
             secret,
             log_tx,
             heartbeat_tx,
             presence: Arc::new(Presence::default()),
             handshakes: Semaphore::new(HANDSHAKES_MAX),
-            refusals: Refusals::new(peers.iter().map(|(peer, _)| peer.clone())),
+            refusals: Refusals::default(),
+            strangers_tx,
             tasks: tasks.clone(),
         });
         let service = PeerServer::new(PeerService::new(local.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let open = |peer: &NodeId, address: &str, channel| {
+        let transport = Arc::new(Self { local, peers: RwLock::default() });
+        transport.set_peers(&peers);
+        tasks.spawn("strangers", OnEnd::StopNode, transport.clone().welcome(strangers));
+        Ok(Started { transport, inbound: Inbound { log, heartbeats }, service })
+    }
+
+    /// From now on these are the nodes, with their addresses; this one is passed over. Streams to
+    /// those that are new or have moved are opened, streams to others end.
+    pub fn set_peers(&self, nodes: &[(NodeId, String)]) {
+        let others = || nodes.iter().filter(|(peer, _)| *peer != self.local.id);
+        self.local.refusals.expect_only(&others().map(|(peer, _)| peer.clone()).collect());
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|peer, links| {
+            others().any(|(id, address)| id == peer && address == links.log.address())
+        });
+        for (peer, address) in others() {
+            peers.entry(peer.clone()).or_insert_with(|| self.open(peer, address));
+        }
+    }
+
+    /// Opens streams to members that called before this node heard that they are.
+    async fn welcome(self: Arc<Self>, mut strangers: mpsc::Receiver<(NodeId, String)>) {
+        let stopping = self.local.tasks.stopping();
+        while let Some(Some((peer, address))) = stopping.run_until_cancelled(strangers.recv()).await
+        {
+            let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+            if peers.len() < PEERS_MAX && endpoint(&address, Channel::Log).is_ok() {
+                peers.entry(peer.clone()).or_insert_with(|| self.open(&peer, &address));
+            }
+        }
+        stopping.cancelled().await;
+    }
+
+    fn open(&self, peer: &NodeId, address: &str) -> PeerLinks {
+        let ended = CancellationToken::new();
+        let open = |channel| {
             let link = Arc::new(Link::new(peer.clone(), address.to_owned(), channel));
-            tasks.spawn("peer link", OnEnd::StopNode, client::run(link.clone(), local.clone()));
+            let kept_up = client::run(link.clone(), self.local.clone(), ended.clone());
+            self.local.tasks.spawn("peer link", OnEnd::Ignore, kept_up);
             link
         };
-        let peers = peers.iter().map(|(peer, address)| {
-            let log = open(peer, address, Channel::Log);
-            let heartbeat = open(peer, address, Channel::Heartbeat);
-            (peer.clone(), PeerLinks { log, heartbeat })
-        });
-        let peers = peers.collect();
-        let transport = Arc::new(Self { local, peers });
-        Ok(Started { transport, inbound: Inbound { log, heartbeats }, service })
+        let (log, heartbeat) = (open(Channel::Log), open(Channel::Heartbeat));
+        PeerLinks { log, heartbeat, _ended: ended.drop_guard() }
+    }
+
+    fn peers(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, PeerLinks>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the streams to all peers are, by ID.
@@ -189,13 +237,14 @@ impl GrpcTransport {
             heartbeat: links.heartbeat.view(presence.hears(peer, Channel::Heartbeat)),
             refused: self.local.refusals.last(peer),
         };
-        self.peers.iter().map(link).collect()
+        self.peers().iter().map(link).collect()
     }
 }
 
 impl Transport for GrpcTransport {
     fn send(&self, to: &NodeId, envelope: Envelope) {
-        let Some(peer) = self.peers.get(to) else { return };
+        let peers = self.peers();
+        let Some(peer) = peers.get(to) else { return };
         match convert::channel_of(&envelope.message) {
             Channel::Log => peer.log.send(envelope),
             Channel::Heartbeat => peer.heartbeat.send(envelope),

@@ -24,12 +24,15 @@ pub struct Local {
     pub incarnation: Incarnation,
     pub run: [u8; 16],
     pub cluster: watch::Receiver<Option<ClusterId>>,
+    pub address: String,
     pub secret: ClusterSecret,
     pub log_tx: mpsc::Sender<Envelope>,
     pub heartbeat_tx: mpsc::Sender<Envelope>,
     pub presence: Arc<Presence>,
     pub handshakes: Semaphore,
     pub refusals: Refusals,
+    /// Members that this node does not know yet, with their addresses.
+    pub strangers_tx: mpsc::Sender<(NodeId, String)>,
     pub tasks: Tasks,
 }
 
@@ -41,6 +44,7 @@ impl Local {
             incarnation: self.incarnation,
             run: self.run,
             cluster: *self.cluster.borrow(),
+            address: self.address.clone(),
         }
     }
 
@@ -57,16 +61,20 @@ impl Local {
 const STRANGERS_LOGGED_MAX: usize = 64;
 
 /// Why callers were refused last, by peer; each reason is logged once, not at each attempt.
+#[derive(Default)]
 pub struct Refusals {
     known: Mutex<BTreeMap<NodeId, Option<String>>>,
     strangers: Mutex<BTreeSet<String>>,
 }
 
 impl Refusals {
-    /// Of none of these peers yet.
-    pub fn new(peers: impl Iterator<Item = NodeId>) -> Self {
-        let known = peers.map(|peer| (peer, None)).collect();
-        Self { known: Mutex::new(known), strangers: Mutex::default() }
+    /// From now on they may be peers, and no others.
+    pub fn expect_only(&self, peers: &BTreeSet<NodeId>) {
+        let mut known = self.known();
+        known.retain(|peer, _| peers.contains(peer));
+        for peer in peers {
+            known.entry(peer.clone()).or_default();
+        }
     }
 
     /// Whether a caller may be a peer.
@@ -121,7 +129,8 @@ mod tests {
     #[test]
     fn a_reason_is_fresh_once_and_again_after_a_welcome() {
         let peer: NodeId = "n2".parse().expect("valid");
-        let refusals = Refusals::new([peer.clone()].into_iter());
+        let refusals = Refusals::default();
+        refusals.expect_only(&BTreeSet::from([peer.clone()]));
         let mut slot = None;
         assert!(renew(&mut slot, "a") && !renew(&mut slot, "a") && renew(&mut slot, "b"));
         refusals.note(Some(&peer), "no");

@@ -122,6 +122,7 @@ mod tests {
             incarnation: Incarnation(u64::from(run)),
             run: [run; 16],
             cluster: None,
+            address: String::new(),
         }
     }
 

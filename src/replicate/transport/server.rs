@@ -100,6 +100,11 @@ impl Inbound {
     async fn serve(&mut self) -> Result<(), Refusal> {
         let (sender, claim) = self.welcome().await?;
         self.local.refusals.clear(&sender.node);
+        if !self.local.refusals.knows(&sender.node) {
+            // If many come at once, the next stream of this one tries again.
+            let _full =
+                self.local.strangers_tx.try_send((sender.node.clone(), sender.address.clone()));
+        }
         info!(peer = %sender.node, channel = self.channel.name(), "a peer's stream is up");
         let end = self.receive(&sender, &claim).await;
         debug!(peer = %sender.node, channel = self.channel.name(), "a peer's stream ended");
@@ -203,8 +208,15 @@ impl Inbound {
             let message = format!("the caller has this node's own ID, {me}: each needs its own");
             return refuse(Reason::SameId, message);
         }
-        if !self.local.refusals.knows(&from.node) {
-            let message = format!("{} is none of {me}'s configured peers", from.node);
+        // Who belongs to this cluster, which the proof will show, may have joined it while this
+        // node was away.
+        let fellow = from.cluster.is_some() && from.cluster == *self.local.cluster.borrow();
+        if !fellow && !self.local.refusals.knows(&from.node) {
+            let message = format!(
+                "{} is none of {me}'s peers: if it should join this cluster, \
+                 `wolfctl member add {}=HOST:PORT` lets it in",
+                from.node, from.node
+            );
             return refuse(Reason::UnknownNode, message);
         }
         Ok((from, nonce))

@@ -1,9 +1,13 @@
-//! From a [`NodeStatus`] to the wire.
+//! From a [`NodeStatus`] to the wire, and from the wire to a [`Change`].
+
+use tonic::Status;
 
 use crate::{
+    cluster::{change::Change, membership::Standing},
     db::status::{DbState, DbStatus},
-    replicate::role::Role,
+    replicate::{role::Role, transport::auth::ADDRESS_BYTES_MAX},
     server::status::{Liveness, MemberStatus, NodeStatus},
+    types::NodeId,
     wire,
 };
 
@@ -59,6 +63,10 @@ fn server(member: &MemberStatus, status: &NodeStatus) -> wire::Server {
         applied_lsn: member.applied.0,
         eligible: member.eligible,
         database: member.database.map(|state| database_state(state).into()),
+        standing: standing(member.named.as_ref().map(|named| named.standing)).into(),
+        never_leader: member.named.as_ref().is_some_and(|named| named.never_leader),
+        demoted: member.named.as_ref().is_some_and(|named| named.demoted),
+        preferred: member.preferred,
     }
 }
 
@@ -80,6 +88,15 @@ fn role(role: Role) -> wire::Role {
     }
 }
 
+fn standing(standing: Option<Standing>) -> wire::Standing {
+    match standing {
+        None => wire::Standing::Unspecified,
+        Some(Standing::Member) => wire::Standing::Member,
+        Some(Standing::Learner) => wire::Standing::Learner,
+        Some(Standing::Witness) => wire::Standing::Witness,
+    }
+}
+
 fn liveness(liveness: Liveness) -> wire::Liveness {
     match liveness {
         Liveness::Alive => wire::Liveness::Alive,
@@ -98,4 +115,29 @@ fn database_state(state: DbState) -> wire::DatabaseState {
         DbState::Demoting => wire::DatabaseState::Demoting,
         DbState::NeedsMigration => wire::DatabaseState::NeedsMigration,
     }
+}
+
+/// What a caller wants of the membership.
+pub fn change(request: wire::ChangeMembershipRequest) -> Result<Change, Status> {
+    use wire::change_membership_request::Change as Wire;
+    let id = |text: String| -> Result<NodeId, Status> {
+        text.parse().map_err(|e| Status::invalid_argument(format!("node ID {text:?}: {e}")))
+    };
+    let missing = || Status::invalid_argument("no change is given");
+    Ok(match request.change.ok_or_else(missing)? {
+        Wire::Add(wire::MemberAddition { id: node, address, never_leader }) => {
+            if !address.contains(':') || address.len() > ADDRESS_BYTES_MAX {
+                let what =
+                    format!("address {address:?}: write HOST:PORT, in {ADDRESS_BYTES_MAX} bytes");
+                return Err(Status::invalid_argument(what));
+            }
+            Change::Add { id: id(node)?, address, never_leader }
+        }
+        Wire::Remove(node) => Change::Remove(id(node)?),
+        Wire::Reset(node) => Change::Reset(id(node)?),
+        Wire::Prefer(node) => Change::Prefer(Some(id(node)?)),
+        Wire::PreferLowest(_) => Change::Prefer(None),
+        Wire::Demote(node) => Change::Demote { id: id(node)?, demoted: true },
+        Wire::UndoDemote(node) => Change::Demote { id: id(node)?, demoted: false },
+    })
 }

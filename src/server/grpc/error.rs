@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use crate::server::backend::BackendError;
+use crate::server::backend::{BackendError, ChangeFailed};
 
 impl From<BackendError> for Status {
     fn from(error: BackendError) -> Self {
@@ -13,6 +13,17 @@ impl From<BackendError> for Status {
             }
             BackendError::Rejected(_) => Status::unavailable(message),
             BackendError::Indeterminate(_) => Status::unknown(message),
+        }
+    }
+}
+
+impl From<ChangeFailed> for Status {
+    fn from(error: ChangeFailed) -> Self {
+        let message = error.to_string();
+        match error {
+            ChangeFailed::Elsewhere(_) => Status::unavailable(message),
+            ChangeFailed::Invalid(_) => Status::invalid_argument(message),
+            ChangeFailed::Indeterminate(_) => Status::unknown(message),
         }
     }
 }

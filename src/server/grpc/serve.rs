@@ -10,7 +10,10 @@ use super::{auth::TokenCheck, service::AdminService};
 use crate::{
     config::Secret,
     replicate::transport::grpc::{incoming, server_builder},
-    server::{backend::AdminBackend, status::NodeStatus},
+    server::{
+        backend::{AdminBackend, Membership},
+        status::NodeStatus,
+    },
     wire::{self, admin_server::AdminServer},
 };
 
@@ -36,8 +39,9 @@ pub async fn routes(
     token: Secret,
     status: watch::Receiver<NodeStatus>,
     backend: Arc<dyn AdminBackend>,
+    membership: Arc<dyn Membership>,
 ) -> Result<Routes, ServeError> {
-    let admin = AdminServer::new(AdminService::new(status, backend))
+    let admin = AdminServer::new(AdminService::new(status, backend, membership))
         .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ADMIN_MESSAGE_BYTES_MAX);
     let admin = tonic::service::interceptor::InterceptedService::new(admin, TokenCheck::new(token));

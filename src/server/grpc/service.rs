@@ -7,7 +7,10 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::{
-    server::{backend::AdminBackend, status::NodeStatus},
+    server::{
+        backend::{AdminBackend, Membership},
+        status::NodeStatus,
+    },
     wire::{self, admin_server::Admin},
 };
 
@@ -15,12 +18,17 @@ use crate::{
 pub struct AdminService {
     status: watch::Receiver<NodeStatus>,
     backend: Arc<dyn AdminBackend>,
+    membership: Arc<dyn Membership>,
 }
 
 impl AdminService {
-    /// Shows `status`, acts through `backend`.
-    pub fn new(status: watch::Receiver<NodeStatus>, backend: Arc<dyn AdminBackend>) -> Self {
-        Self { status, backend }
+    /// Shows `status`, acts through `backend` and `membership`.
+    pub fn new(
+        status: watch::Receiver<NodeStatus>,
+        backend: Arc<dyn AdminBackend>,
+        membership: Arc<dyn Membership>,
+    ) -> Self {
+        Self { status, backend, membership }
     }
 }
 
@@ -64,6 +72,15 @@ impl Admin for AdminService {
             path: done.path.display().to_string(),
             restart_needed: done.restart_needed,
         }))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<wire::ChangeMembershipRequest>,
+    ) -> Result<Response<wire::ChangeMembershipResponse>, Status> {
+        let change = convert::change(request.into_inner())?;
+        let lsn = self.membership.change(change).await?;
+        Ok(Response::new(wire::ChangeMembershipResponse { lsn: lsn.0 }))
     }
 
     async fn take_database_back(

@@ -50,12 +50,12 @@ fn results<T: std::fmt::Debug>(
 
 fn heartbeats() -> impl Strategy<Value = Message> {
     let marks = (any::<u64>(), any::<u64>(), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>(), any::<u8>());
+    let flags = (any::<bool>(), any::<bool>(), any::<u8>(), any::<u64>());
     let cluster = option::of(any::<[u8; 16]>());
     (option::of(terms()), flags, any::<u64>(), positions(), marks, cluster).prop_map(
         |(
             term,
-            (leads, eligible, database),
+            (leads, eligible, database, behind),
             sent_at,
             durable,
             (committed, released, applied),
@@ -72,16 +72,21 @@ fn heartbeats() -> impl Strategy<Value = Message> {
                 eligible,
                 cluster: cluster.map(ClusterId),
                 database,
+                behind,
             })
         },
     )
 }
 
 fn votes() -> impl Strategy<Value = Message> {
-    let founding = option::of((any::<[u8; 32]>(), option::of("[0-9,-]{0,20}")));
+    let founding = option::of((any::<[u8; 32]>(), option::of("[0-9,-]{0,20}"), any::<bool>()));
     let promise = (terms(), any::<bool>(), any::<u64>(), positions(), founding).prop_map(
         |(term, granted, seen, last, founding)| {
-            let founding = founding.map(|(plan, db_position)| Founding { plan, db_position });
+            let founding = founding.map(|(plan, db_position, never_leader)| Founding {
+                plan,
+                db_position,
+                never_leader,
+            });
             Message::Promise(Promise { term, granted, seen, last, founding })
         },
     );
@@ -128,7 +133,13 @@ fn messages() -> impl Strategy<Value = Message> {
 }
 
 fn sender(node: NodeId, incarnation: u64) -> Identity {
-    Identity { node, incarnation: Incarnation(incarnation), run: [1; 16], cluster: None }
+    Identity {
+        node,
+        incarnation: Incarnation(incarnation),
+        run: [1; 16],
+        cluster: None,
+        address: "h:1".into(),
+    }
 }
 
 /// What a peer would make of the bytes.
