@@ -29,12 +29,7 @@ pub(super) fn compose(
     mut notices: Vec<String>,
 ) -> NodeStatus {
     notices.splice(0..0, fixed.notices.iter().cloned());
-    if view.configuration.is_some() && !view.counts {
-        notices.push(format!(
-            "this node does not vote: the configuration names another incarnation of {} than {}",
-            fixed.id, fixed.incarnation
-        ));
-    }
+    notices.extend(view.configuration.as_ref().and_then(|c| standing(fixed, view, c)));
     NodeStatus {
         id: fixed.id.clone(),
         incarnation: fixed.incarnation,
@@ -52,6 +47,24 @@ pub(super) fn compose(
         db,
         notices,
     }
+}
+
+/// What an operator should know of this node's place in the configuration.
+fn standing(fixed: &Fixed, view: &ReplicaView, configuration: &Configuration) -> Option<String> {
+    let id = &fixed.id;
+    if configuration.member(id).is_none() {
+        return Some(format!(
+            "this node is no member of its cluster any more: stop it, or let it in again by \
+             `wolfctl member add {id}=HOST:PORT` on a member"
+        ));
+    }
+    (!view.counts).then(|| {
+        format!(
+            "this node does not count yet: the configuration names another incarnation of {id} \
+             than {}; a leader names this one, once a quorum of the others is there",
+            fixed.incarnation
+        )
+    })
 }
 
 fn members(

@@ -90,8 +90,8 @@ fn open_identity(
     };
     let Some(lost) = lost else { return Ok((file, true)) };
     let notice = format!(
-        "this node lost what it had acknowledged ({lost}); it receives the log under a new \
-         incarnation and does not vote; this version has no way yet to admit it again: see \
+        "this node lost what it had acknowledged ({lost}); it receives the log again, under a new \
+         incarnation, and counts when it has caught up; look into its disk: see \
          docs/operations.md, \"A node that lost its memory\""
     );
     error!(notice, "amnesia");

@@ -154,6 +154,29 @@ async fn the_supervisor_fences_for_a_leader_that_died() {
     cluster.assert_no_errors(&[CHILD_DIED]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_supervisor_died_fences_itself_and_ends() {
+    let mut cluster = Cluster::founded(3).await;
+    let writer = Writer::start(&cluster, 0);
+    writer.more(WRITES_BETWEEN).await;
+    let leader = cluster.leader().await;
+    let database = cluster.databases(leader);
+    let killed = Instant::now();
+    cluster.kill_parent(leader);
+    let first = writer.first_elsewhere(leader, killed).await;
+    println!("the leader's supervisor died: the next write {:?} later", first.at - killed);
+    until("the child ends", async || !cluster.node_runs(leader)).await;
+    until("the old leader's database is fenced", async || {
+        let now = cluster.databases(leader);
+        !now.is_empty() && now != database
+    })
+    .await;
+    cluster.until_value(leader, "SELECT @@global.read_only", "1").await;
+    rejoin(&mut cluster, leader, first.id).await;
+    writer.stop().await.assert_kept(&cluster).await;
+    cluster.assert_no_errors(&[SUPERVISOR_GONE]);
+}
+
 /// Waits until a node's database holds an id, once.
 async fn holds(cluster: &Cluster, node: usize, id: i64) {
     let held = format!("SELECT COUNT(*) FROM test.ledger WHERE id = {id}");

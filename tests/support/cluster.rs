@@ -214,6 +214,19 @@ impl Cluster {
         kill_all(&children);
     }
 
+    /// Kills the parent alone: its child must notice, and leave no leader's database behind.
+    pub fn kill_parent(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        kill_all(&node.parents());
+        node.reap();
+    }
+
+    /// Whether a process of the node itself runs.
+    pub fn node_runs(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        !node.parents().is_empty() || !node.children().is_empty()
+    }
+
     /// The pids of a node's database: one, or none.
     pub fn databases(&self, index: usize) -> Vec<i32> {
         self.nodes[index].databases()
