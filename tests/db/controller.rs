@@ -249,7 +249,7 @@ async fn a_schema_change_is_recorded_when_its_predecessors_are_applied_and_until
 
     let mut lowered = std::pin::pin!(gate.after_ddl(next));
     let early = tokio::time::timeout(Duration::from_millis(100), &mut lowered).await;
-    assert!(early.is_err(), "it is not applied yet");
+    assert!(early.is_err(), "it is not applied yet: {early:?}");
     let mut client = a.server.client_as("app").await;
     client.query_drop("CREATE TABLE app.u (id INT)").await.expect("creates");
     lowered.await.expect("it is applied");

@@ -41,18 +41,19 @@ pub enum ChangeRefused {
     Invalid(#[from] ChangeError),
 }
 
-/// How long each learner must be steady before it counts again: longer each time it is dropped.
+/// How long each learner must be steady before it counts again. The first time hardly at all, since
+/// until then the cluster cannot lose another; longer each time that it is dropped again.
 #[derive(Debug, Default)]
 pub(super) struct ReturnWaits(BTreeMap<NodeId, Duration>);
 
 impl ReturnWaits {
     fn of(&self, id: &NodeId, least: Duration) -> Duration {
-        self.0.get(id).copied().unwrap_or(least)
+        self.0.get(id).copied().unwrap_or_default().max(least)
     }
 
-    fn dropped(&mut self, id: &NodeId, least: Duration) {
-        let wait = self.0.get(id).map_or(least, |wait| (*wait * 2).min(RETURN_WAIT_MAX));
-        self.0.insert(id.clone(), wait);
+    fn dropped(&mut self, id: &NodeId, first: Duration) {
+        let next = self.0.get(id).map_or(Duration::ZERO, |wait| (*wait * 2).max(first));
+        self.0.insert(id.clone(), next.min(RETURN_WAIT_MAX));
     }
 }
 
@@ -129,7 +130,7 @@ impl Replica {
     fn has_caught_up(&self, member: &Member, now: Moment) -> bool {
         let State::Leader(leader) = &self.state else { return false };
         let Some(peer) = self.peers.get(&member.id) else { return false };
-        let wait = leader.returns.of(&member.id, self.timing.drop_after);
+        let wait = leader.returns.of(&member.id, self.timing.heartbeat * 2);
         member.standing == Standing::Learner
             && self.holds_enough(&member.id)
             && self.is_life(member)
