@@ -6,6 +6,7 @@ mod docs;
 mod kv;
 mod kv_forward;
 mod layout;
+mod nodes;
 #[path = "../support/ports.rs"]
 mod ports;
 mod replicas;
