@@ -1,6 +1,7 @@
 //! Real nodes without databases, and clients of their KV.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -161,6 +162,34 @@ impl Nodes {
         }
     }
 
+    /// Asks a node for `wolfctl list servers` until these are as they should be, by ID.
+    pub async fn until_listed(&self, asked: usize, what: &str, fits: impl Fn(&[Value]) -> bool) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let output = self.wolfctl(&[asked], &["list", "servers"]).await;
+            let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let servers = list["servers"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if servers.len() == self.count() && fits(servers) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}, by n{}: {list:#}", asked + 1);
+        }
+    }
+
+    /// Waits until a node leads and these, by index, are all that count.
+    pub async fn until_count(&self, leader: usize, members: impl IntoIterator<Item = usize>) {
+        let members: BTreeSet<usize> = members.into_iter().collect();
+        let what = format!("n{} leads, and these count: {members:?}", leader + 1);
+        let counts = |(index, server): (usize, &Value)| {
+            let standing = if members.contains(&index) { "member" } else { "learner" };
+            server["standing"] == standing
+        };
+        let fits = |servers: &[Value]| {
+            servers[leader]["role"] == "leader" && servers.iter().enumerate().all(counts)
+        };
+        self.until_listed(leader, &what, fits).await;
+    }
+
     /// A client of a node's KV.
     pub async fn client(&self, index: usize) -> Client {
         connect(&self.endpoint(index)).await.expect("connects")
@@ -227,6 +256,18 @@ impl Sender {
         let opened = nodes.client(through).await.session_open(open).await.expect("opens");
         let endpoints = (0..nodes.count()).map(|index| nodes.endpoint(index)).collect();
         Self { endpoints, session: opened.into_inner().session }
+    }
+
+    /// Says that the answers up to this number have arrived, to the first node that takes it, if any.
+    pub async fn answered(&self, number: u64) {
+        let session = self.session.clone();
+        let keep = wire::KvSessionKeepAliveRequest { session, answered: number };
+        for endpoint in &self.endpoints {
+            let Ok(mut client) = connect(endpoint).await else { continue };
+            if client.session_keep_alive(keep.clone()).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Sets a key to the request's number, beginning at node `first`.
