@@ -5,7 +5,9 @@ mod command_line;
 mod docs;
 mod kv;
 mod kv_forward;
+mod kv_shrink;
 mod layout;
+mod nodes;
 #[path = "../support/ports.rs"]
 mod ports;
 mod replicas;
