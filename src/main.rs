@@ -123,7 +123,8 @@ fn start(arguments: Configured) -> anyhow::Result<ExitCode> {
     let child = child_arguments(&arguments);
     let config = match load(arguments) {
         Ok(loaded) => loaded.config,
-        Err(code) => return Ok(code),
+        // A service manager must not start it again.
+        Err(_) => return Ok(ExitCode::from(supervisor::EXIT_REFUSED)),
     };
     trace(&config.log);
     let settings = SupervisorSettings {

@@ -58,6 +58,30 @@ pub(super) async fn fitness(
     }
 }
 
+/// A node without a database may lead a cluster without databases; if it led one with them, nobody
+/// could write to any.
+pub(super) async fn fitness_without_database(
+    mut view: watch::Receiver<ReplicaView>,
+    requests: mpsc::Sender<Request>,
+    stop: CancellationToken,
+) {
+    let mut told = None;
+    loop {
+        let databases =
+            view.borrow_and_update().configuration.as_ref().is_some_and(|c| c.base_gtid.is_some());
+        let fitness = Fitness { eligible: !databases, ..Fitness::WITHOUT_DATABASE };
+        if told != Some(fitness) {
+            told = Some(fitness);
+            // If the driver is gone, the node stops anyway.
+            let _stopping = requests.send(Request::SetFitness(fitness)).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = view.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// When the controller cannot lead, the lead is handed over.
 pub(super) async fn step_downs(
     controller: ControllerHandle,
@@ -93,12 +117,27 @@ pub(super) async fn configuration(
 ) {
     let mut in_force = None;
     loop {
-        let found = view.borrow_and_update().configuration.clone();
-        if let Some(configuration) = found.filter(|found| in_force.as_ref() != Some(found)) {
+        let (found, counts, leader) = {
+            let view = view.borrow_and_update();
+            (view.configuration.clone(), view.counts, view.role.leader.clone())
+        };
+        let found = found.map(|configuration| (configuration, counts, leader));
+        if let Some((configuration, counts, leader)) = &found
+            && found != in_force
+        {
             cluster.send_replace(Some(configuration.cluster));
             index.set_base(base_of(configuration.base_gtid.as_deref()));
-            transport.set_peers(&addresses(&configuration, &initial));
-            in_force = Some(configuration);
+            let nodes = addresses(configuration, &initial);
+            // A node that receives the log again meets configurations of long ago: it must not end
+            // the streams to who is a member by now.
+            let of_today =
+                *counts && leader.as_ref().is_some_and(|id| configuration.member(id).is_some());
+            if of_today {
+                transport.set_peers(&nodes)
+            } else {
+                transport.add_peers(&nodes)
+            }
+            in_force = found;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -136,6 +175,9 @@ pub(super) async fn preemptions(
             info!(to, "another node should lead: handing over");
             stop::hand_over(controller.as_ref(), &requests, role.clone(), heir).await;
             if role.borrow().leads() {
+                if let Some(controller) = &controller {
+                    controller.open_writes().await;
+                }
                 // It was not taken; the next attempt must not stall writes again at once.
                 tokio::time::sleep(again_after).await;
             }

@@ -39,7 +39,7 @@ use crate::{
         driver::{self, Inputs, REQUESTS_WAITING_MAX, ReplicaView},
         host::{Host, Watermarks},
         propose::Proposer,
-        replica::{Fitness, FoundingPlan},
+        replica::FoundingPlan,
         role::{ReleasedByLeader, RoleView},
         storage::LogStorage,
         transport::{
@@ -146,9 +146,9 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     let controller = match &config.db {
         Some(db) => Some(shared.start_database(db, core.log_engine, proposer).await?),
         None => {
-            // If the driver is gone, the node stops anyway.
-            let _stopping =
-                requests.send(driver::Request::SetFitness(Fitness::WITHOUT_DATABASE)).await;
+            let fitness =
+                link::fitness_without_database(view.clone(), requests.clone(), stopping.clone());
+            tasks.spawn("fitness", OnEnd::Ignore, fitness);
             None
         }
     };

@@ -126,6 +126,22 @@ fn the_lead_is_not_handed_to_a_node_whose_database_is_far_behind() {
     assert!(world.run_until(SOON, |w| w.leader() == Some(0)));
 }
 
+/// A leader without a database steps down, and a moment later says that it is fit again: the lead
+/// must not bounce.
+#[test]
+fn who_has_just_lost_the_lead_is_not_handed_it_back_at_once() {
+    let mut world = founded(3);
+    ask_and_settle(&mut world, 3);
+    world.run_for(Duration::from_secs(30));
+    world.set_eligible(0, false);
+    assert!(world.hand_over(0));
+    assert!(world.run_until(SOON, |w| w.leader() == Some(1)));
+    world.set_eligible(0, true);
+    world.run_for(Duration::from_secs(8));
+    assert_eq!(world.leader(), Some(1), "n1 must be steady for preempt_after first");
+    assert!(world.run_until(PREEMPTED, |w| w.leader() == Some(0)));
+}
+
 #[test]
 fn an_excluded_leader_hands_over_and_a_pinned_one_leads() {
     let mut world = founded(3);

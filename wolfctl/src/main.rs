@@ -3,6 +3,11 @@
 //! Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 done, and the cluster is not healthy; 4 (kv) no such
 //! key, lease or session, or another revision than expected; 5 (kv) it may or may not have happened.
 
+/// As `println!`, but a reader that has seen enough (`wolfctl … | head`) is no failure.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
+}
+
 mod cli;
 mod commands;
 mod connect;

@@ -33,7 +33,7 @@ impl Controller {
             Ok(()) => {
                 info!("writes are closed, and everything is released");
                 self.part = Part::Leader { term, closed: true };
-                self.closed_at = Some(Instant::now());
+                (self.closed_at, self.hand_over_failed) = (Some(Instant::now()), false);
                 Ok(())
             }
             Err(e) => {
@@ -49,7 +49,7 @@ impl Controller {
     pub(super) async fn reopen(&mut self) -> Result<(), StepError> {
         if let Part::Leader { closed, .. } = &mut self.part {
             *closed = false;
-            self.closed_at = None;
+            (self.closed_at, self.hand_over_failed) = (None, false);
             let mut session = self.db.session().await?;
             session.open_writes(self.settings.event_scheduler).await?;
         }

@@ -121,6 +121,8 @@ pub struct Controller {
     /// Which run of the server was given its part.
     pub(super) part_run: Option<ServerRun>,
     pub(super) closed_at: Option<Instant>,
+    /// The node said that nobody takes the lead.
+    pub(super) hand_over_failed: bool,
     pub(super) checked: Option<Checked>,
     pub(super) outlived_restart: Option<Gtid>,
     pub(super) failed_starts: FailedStarts,
@@ -150,6 +152,7 @@ impl Controller {
             part: Part::Follower,
             part_run: None,
             closed_at: None,
+            hand_over_failed: false,
             checked: None,
             outlived_restart: None,
             failed_starts: FailedStarts::default(),
@@ -244,6 +247,7 @@ impl Controller {
 
     async fn serve(&mut self, request: Option<Request>) -> Result<(), StepError> {
         match request {
+            Some(Request::OpenWrites) => self.hand_over_failed = self.closed_at.is_some(),
             Some(Request::CloseWrites(answer)) => {
                 let _nobody_waits = answer.send(self.asked_to_close().await?);
             }

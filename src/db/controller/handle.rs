@@ -36,6 +36,8 @@ pub enum CloseError {
 pub(super) enum Request {
     /// Close writes for a graceful hand-over.
     CloseWrites(oneshot::Sender<Result<(), CloseError>>),
+    /// The hand-over for which writes were closed did not come about.
+    OpenWrites,
     /// Take back a database that was rebuilt.
     TakeBack(oneshot::Sender<Result<Rebuilt, RebuiltError>>),
 }
@@ -70,6 +72,12 @@ impl ControllerHandle {
         let asked = self.requests_tx.send(Request::CloseWrites(answer)).await;
         asked.map_err(|_| CloseError::Ended)?;
         answered.await.unwrap_or(Err(CloseError::Ended))
+    }
+
+    /// The hand-over did not come about: writes open again at once, if this node still leads.
+    pub async fn open_writes(&self) {
+        // If the controller has ended, the node stops anyway.
+        let _ended = self.requests_tx.send(Request::OpenWrites).await;
     }
 
     /// Takes back a database that had to be migrated, once it is a copy of another node's.

@@ -102,7 +102,8 @@ impl Controller {
             resumes: self.resumes,
             failures: self.health.failures(),
             answered: self.checked.is_some(),
-            hand_over_overdue: self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
+            hand_over_overdue: self.hand_over_failed
+                || self.closed_at.is_some_and(|at| at.elapsed() > HAND_OVER_WAIT),
         })
     }
 

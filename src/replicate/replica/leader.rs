@@ -35,6 +35,8 @@ const RESEND_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Leader {
     pub term: Term,
+    /// Since when it leads.
+    since: Moment,
     /// The first entry of the term.
     pub start: Lsn,
     pub progress: BTreeMap<NodeId, Progress>,
@@ -88,6 +90,7 @@ impl Replica {
         let progress = self.peers.keys().map(|id| (id.clone(), Progress::new(start, now)));
         self.state = State::Leader(Leader {
             term: term.clone(),
+            since: now,
             start,
             progress: progress.collect(),
             handing_over: None,
@@ -259,10 +262,14 @@ impl Replica {
         // If the first is not ready yet, nobody is handed the lead only to hand it on.
         let first = self.heirs(None, now).into_iter().next()?;
         let peer = self.peers.get(&first)?;
-        let steady = now.since(peer.steady_since) >= self.timing.preempt_after;
+        // What was heard of it before this node led says little: it may have lost the lead just
+        // now, for want of a database.
+        let steady_for = now.since(peer.steady_since.max(leader.since));
+        let steady = steady_for >= self.timing.preempt_after;
         let ready = peer.behind <= HEIR_BEHIND_MAX;
-        let due =
-            excluded || pinned == Some(&first) || (self.goes_before(&first, &self.id) && steady);
+        let asked_for = excluded || pinned == Some(&first);
+        let due = (asked_for && steady_for >= self.timing.suspect_after)
+            || (self.goes_before(&first, &self.id) && steady);
         (due && ready && self.holds_enough(&first)).then_some(first)
     }
 

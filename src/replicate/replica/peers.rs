@@ -48,7 +48,10 @@ impl Fitness {
 }
 
 impl Peer {
-    pub(super) fn heard(&mut self, heartbeat: &Heartbeat) {
+    pub(super) fn heard(&mut self, heartbeat: &Heartbeat, now: Moment) {
+        if heartbeat.eligible && !self.eligible {
+            self.steady_since = now;
+        }
         self.founded = heartbeat.cluster.is_some();
         self.eligible = heartbeat.eligible;
         self.leads = heartbeat.leads;

@@ -531,7 +531,7 @@ impl Replica {
 
     fn on_heartbeat(&mut self, from: NodeId, heartbeat: Heartbeat, now: Moment) {
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard(&heartbeat);
+            peer.heard(&heartbeat, now);
         }
         self.hear_committed(&from, heartbeat.committed);
         let mut follows = false;

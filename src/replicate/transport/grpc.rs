@@ -193,7 +193,15 @@ impl GrpcTransport {
         peers.retain(|peer, links| {
             others().any(|(id, address)| id == peer && address == links.log.address())
         });
-        for (peer, address) in others() {
+        drop(peers);
+        self.add_peers(nodes);
+    }
+
+    /// As [`GrpcTransport::set_peers`], but other nodes stay what they are.
+    pub fn add_peers(&self, nodes: &[(NodeId, String)]) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        for (peer, address) in nodes.iter().filter(|(peer, _)| *peer != self.local.id) {
+            self.local.refusals.expect(peer);
             peers.entry(peer.clone()).or_insert_with(|| self.open(peer, address));
         }
     }

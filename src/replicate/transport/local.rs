@@ -70,11 +70,13 @@ pub struct Refusals {
 impl Refusals {
     /// From now on they may be peers, and no others.
     pub fn expect_only(&self, peers: &BTreeSet<NodeId>) {
-        let mut known = self.known();
-        known.retain(|peer, _| peers.contains(peer));
-        for peer in peers {
-            known.entry(peer.clone()).or_default();
-        }
+        self.known().retain(|peer, _| peers.contains(peer));
+        peers.iter().for_each(|peer| self.expect(peer));
+    }
+
+    /// From now on it may be a peer too.
+    pub fn expect(&self, peer: &NodeId) {
+        self.known().entry(peer.clone()).or_default();
     }
 
     /// Whether a caller may be a peer.

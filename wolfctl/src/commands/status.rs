@@ -121,10 +121,10 @@ fn print(view: &View) {
         true => "healthy".to_owned(),
         false => format!("not healthy: {}", view.unhealthy_because.join(", ")),
     };
-    println!("cluster   {}", health);
-    println!("leader    {} (term {})", view.leader.as_deref().unwrap_or("none"), view.term);
-    println!("answered  {} ({})", view.node_id, view.role);
-    println!(
+    out!("cluster   {}", health);
+    out!("leader    {} (term {})", view.leader.as_deref().unwrap_or("none"), view.term);
+    out!("answered  {} ({})", view.node_id, view.role);
+    out!(
         "log       appended {} durable {} committed {} released {} applied {}",
         view.appended_lsn,
         view.durable_lsn,
@@ -133,9 +133,9 @@ fn print(view: &View) {
         view.applied_lsn
     );
     if let Some(db) = &view.database {
-        println!("database  {} {} {} {}", db.state, db.version, db.position, db.detail);
-        db.advice.iter().for_each(|line| println!("          {line}"));
+        out!("database  {} {} {} {}", db.state, db.version, db.position, db.detail);
+        db.advice.iter().for_each(|line| out!("          {line}"));
     }
-    view.notices.iter().for_each(|notice| println!("notice    {notice}"));
-    println!("\n{}", output::servers(&view.servers));
+    view.notices.iter().for_each(|notice| out!("notice    {notice}"));
+    out!("\n{}", output::servers(&view.servers));
 }

@@ -42,12 +42,12 @@ pub async fn run(cli: &Cli, yes: bool) -> Result<ExitCode> {
 
 fn print(view: &View) {
     if view.diff.is_empty() {
-        return println!("nothing to change in {}", view.path);
+        return out!("nothing to change in {}", view.path);
     }
-    println!("{}", view.diff);
+    out!("{}", view.diff);
     match (view.written, view.restart_needed) {
-        (false, _) => println!("nothing was written; to write {}: add --yes", view.path),
-        (true, true) => println!("{} was written; restart the database", view.path),
-        (true, false) => println!("{} was written", view.path),
+        (false, _) => out!("nothing was written; to write {}: add --yes", view.path),
+        (true, true) => out!("{} was written; restart the database", view.path),
+        (true, false) => out!("{} was written", view.path),
     }
 }

@@ -36,10 +36,10 @@ pub async fn run(cli: &Cli) -> Result<ExitCode> {
 
 fn print(view: &View) {
     if view.findings.is_empty() {
-        println!("the database is set as it must be");
+        out!("the database is set as it must be");
     }
-    view.findings.iter().for_each(|finding| println!("{finding}"));
+    view.findings.iter().for_each(|finding| out!("{finding}"));
     if !view.diff.is_empty() {
-        println!("\n{}\nhave the node write it: wolfctl db configure --yes", view.diff);
+        out!("\n{}\nhave the node write it: wolfctl db configure --yes", view.diff);
     }
 }

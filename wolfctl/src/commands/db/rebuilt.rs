@@ -37,6 +37,6 @@ fn print(view: &View) {
         "" => "from the beginning of the log".to_owned(),
         position => format!("from {position} on"),
     };
-    println!("the database follows again, {from}");
-    println!("it had to be rebuilt because: {}", view.reason);
+    out!("the database follows again, {from}");
+    out!("it had to be rebuilt because: {}", view.reason);
 }

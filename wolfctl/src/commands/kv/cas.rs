@@ -51,9 +51,9 @@ pub async fn run(
     };
     match (cli.output, view.succeeded) {
         (Output::Json, _) => output::json(&view)?,
-        (Output::Table, true) => println!("revision {}", view.applied.revision),
+        (Output::Table, true) => out!("revision {}", view.applied.revision),
         (Output::Table, false) => {
-            println!("not changed: its revision is {}", view.previous_revision)
+            out!("not changed: its revision is {}", view.previous_revision)
         }
     }
     Ok(if view.succeeded { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_SO) })

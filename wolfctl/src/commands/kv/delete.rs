@@ -34,8 +34,8 @@ pub async fn run(cli: &Cli, key: &str, given: &RequestId) -> Result<ExitCode> {
     let view = View { applied: answer.applied.into(), previous_revision: answer.previous_revision };
     match (cli.output, view.previous_revision) {
         (Output::Json, _) => output::json(&view)?,
-        (Output::Table, 0) => println!("it was absent"),
-        (Output::Table, before) => println!("removed; its revision was {before}"),
+        (Output::Table, 0) => out!("it was absent"),
+        (Output::Table, before) => out!("removed; its revision was {before}"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -35,7 +35,7 @@ pub async fn run(cli: &Cli, key: &str, freshness: &Freshness) -> Result<ExitCode
     let view = View { found: pair.is_some(), pair, read_revision: answer.revision };
     match (cli.output, &view.pair) {
         (Output::Json, _) => output::json(&view)?,
-        (Output::Table, Some(pair)) => println!("{}", pair.value),
+        (Output::Table, Some(pair)) => out!("{}", pair.value),
         (Output::Table, None) => eprintln!("wolfctl: there is no such key"),
     }
     Ok(if view.found { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_SO) })

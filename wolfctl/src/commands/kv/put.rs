@@ -39,7 +39,7 @@ pub async fn run(
     let view = View { applied: answer.applied.into(), previous_revision: answer.previous_revision };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("revision {}", view.applied.revision),
+        Output::Table => out!("revision {}", view.applied.revision),
     }
     Ok(ExitCode::SUCCESS)
 }

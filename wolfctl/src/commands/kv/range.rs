@@ -51,7 +51,7 @@ pub async fn run(
 }
 
 fn print(view: &View) {
-    view.pairs.iter().for_each(|pair| println!("{}\t{}\t{}", pair.key, pair.revision, pair.value));
+    view.pairs.iter().for_each(|pair| out!("{}\t{}\t{}", pair.key, pair.revision, pair.value));
     if let Some(next) = &view.next {
         eprintln!("wolfctl: there are more; go on with --cursor {next}");
     }

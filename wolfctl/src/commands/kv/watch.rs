@@ -73,7 +73,7 @@ fn print(output: Output, view: &View) -> Result<()> {
         (Output::Table, Some(value)) => format!("{}\tset\t{}\t{value}", view.revision, view.key),
         (Output::Table, None) => format!("{}\tremoved\t{}", view.revision, view.key),
     };
-    println!("{line}");
+    out!("{line}");
     // Whoever reads a pipe wants each change when it comes.
     Ok(std::io::stdout().flush()?)
 }

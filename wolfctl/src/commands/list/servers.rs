@@ -28,7 +28,7 @@ pub async fn run(cli: &Cli) -> Result<ExitCode> {
     let view = View { answered_by: list.answered_by, servers };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("{}", output::servers(&view.servers)),
+        Output::Table => out!("{}", output::servers(&view.servers)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -35,7 +35,7 @@ async fn change(cli: &Cli, change: Change, done: &str) -> Result<ExitCode> {
     let view = View { lsn: answer.await?.lsn };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("{done} (decided at LSN {})", view.lsn),
+        Output::Table => out!("{done} (decided at LSN {})", view.lsn),
     }
     Ok(ExitCode::SUCCESS)
 }

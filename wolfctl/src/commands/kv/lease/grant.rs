@@ -30,7 +30,7 @@ pub async fn run(cli: &Cli, ttl: Duration, lease_id: u64) -> Result<ExitCode> {
     let view = View { lease_id: answer.lease_id, expires_unix_ms: answer.expires_unix_ms };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("{}", view.lease_id),
+        Output::Table => out!("{}", view.lease_id),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -29,7 +29,7 @@ pub async fn run(cli: &Cli, lease_id: u64) -> Result<ExitCode> {
     let view = View { lease_id, removed_keys: answer.removed_keys };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("{} keys removed", view.removed_keys),
+        Output::Table => out!("{} keys removed", view.removed_keys),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -29,7 +29,7 @@ pub async fn run(cli: &Cli, session: &str) -> Result<ExitCode> {
     let view = View { session: session.to_owned(), closed: answer.applied.is_some() };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("closed"),
+        Output::Table => out!("closed"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -29,7 +29,7 @@ pub async fn run(cli: &Cli, session: &str, answered: u64) -> Result<ExitCode> {
     let view = View { session: session.to_owned(), expires_unix_ms: answer.expires_unix_ms };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("alive"),
+        Output::Table => out!("alive"),
     }
     Ok(ExitCode::SUCCESS)
 }

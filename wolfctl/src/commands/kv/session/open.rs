@@ -30,7 +30,7 @@ pub async fn run(cli: &Cli, ttl: Duration) -> Result<ExitCode> {
     let view = View { session: hex(&answer.session), expires_unix_ms: answer.expires_unix_ms };
     match cli.output {
         Output::Json => output::json(&view)?,
-        Output::Table => println!("{}", view.session),
+        Output::Table => out!("{}", view.session),
     }
     Ok(ExitCode::SUCCESS)
 }
