@@ -33,10 +33,13 @@ impl AdminBackend for LocalBackend {
         let mut session = self.db.session().await.map_err(|e| rejected(&e))?;
         let found = requirements::check(&mut session, &self.wanted).await;
         let findings = found.map_err(|e| rejected(&e))?;
-        Ok(Diagnosis {
-            findings: findings.iter().map(requirements::Finding::advice).collect(),
-            diff: requirements::diff(&self.wanted),
-        })
+        // Where nothing is wrong, a drop-in in other words is no news.
+        let diff = match findings.is_empty() {
+            true => String::new(),
+            false => requirements::diff(&self.wanted),
+        };
+        let findings = findings.iter().map(requirements::Finding::advice).collect();
+        Ok(Diagnosis { findings, diff })
     }
 
     async fn configure_database(&self, dry_run: bool) -> Result<Configured, BackendError> {

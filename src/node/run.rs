@@ -1,6 +1,12 @@
 //! Starting every part and joining them.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io::ErrorKind,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     net::TcpListener,
@@ -62,6 +68,11 @@ use crate::{
     types::{ClusterId, NodeId},
     wire::peer_server::PeerServer,
 };
+
+/// How long an address may be in use by a node that ends.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile.
+const LISTEN_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs the node until a signal, a failure, or `orphaned` ends it.
 pub async fn run(config: Config, orphaned: impl Future<Output = ()>) -> Result<(), NodeError> {
@@ -439,6 +450,14 @@ async fn listen(
     what: &'static str,
     address: std::net::SocketAddr,
 ) -> Result<TcpListener, NodeError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|source| NodeError::Listen { what, address, source })
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            // The last threads of a node that was just killed may still hold it.
+            Err(e) if e.kind() == ErrorKind::AddrInUse && begun.elapsed() < LISTEN_WAIT => {
+                tokio::time::sleep(LISTEN_AGAIN).await;
+            }
+            bound => return bound.map_err(|source| NodeError::Listen { what, address, source }),
+        }
+    }
 }

@@ -58,6 +58,11 @@ async fn pair() -> (Arc<LogServer>, Member, Member) {
     client.query_drop("CREATE TABLE app.t (id INT PRIMARY KEY)").await.expect("creates");
     write(&a, 1).await;
     both_hold([&a, &b], "1").await;
+    let written = a.server.value("SELECT @@gtid_binlog_pos").await;
+    eventually("the log's index shows all of it", async || {
+        log.tail().is_some_and(|tail| tail.to_string() == written)
+    })
+    .await;
     (log, a, b)
 }
 
