@@ -24,3 +24,6 @@ mod rig;
 #[allow(dead_code, reason = "each test binary uses a part of the support")]
 #[path = "../support/tool.rs"]
 mod tool;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
+#[path = "../support/turn.rs"]
+mod turn;

@@ -23,3 +23,6 @@ mod setup;
 mod stop;
 #[path = "../support/tool.rs"]
 mod tool;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
+#[path = "../support/turn.rs"]
+mod turn;

@@ -12,3 +12,6 @@ mod nodes;
 mod ports;
 mod replicas;
 mod transport;
+#[allow(dead_code, reason = "each test binary uses a part of the support")]
+#[path = "../support/turn.rs"]
+mod turn;

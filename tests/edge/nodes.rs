@@ -25,7 +25,7 @@ use wolfscale::{
     wire::{self, kv_client::KvClient},
 };
 
-use crate::{admin::wolfctl_path, ports::Port};
+use crate::{admin::wolfctl_path, ports::Port, turn::Turn};
 
 const SECRET: &str = "a-secret-of-the-tests-0123456789abcdef";
 const LOG_LINES_SHOWN: usize = 40;
@@ -40,18 +40,20 @@ pub struct Nodes {
     ports: Vec<[Port; 2]>,
     running: Vec<Option<Child>>,
     settings: &'static str,
+    _turn: Turn,
 }
 
 impl Nodes {
     /// So many nodes that have founded a cluster, with these lines in `[cluster]`.
     pub async fn founded(count: usize, settings: &'static str) -> Self {
+        let turn = Turn::come().await;
         let directory = tempfile::Builder::new().prefix("ws-kv-").tempdir().expect("directory");
         let secret = directory.path().join("secret");
         fs::write(&secret, SECRET).expect("write the secret");
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("permissions");
         let ports = (0..count).map(|_| [Port::free(), Port::free()]).collect();
         let running = (0..count).map(|_| None).collect();
-        let mut nodes = Self { directory, ports, running, settings };
+        let mut nodes = Self { directory, ports, running, settings, _turn: turn };
         for index in 0..count {
             nodes.write_config(index);
             nodes.start(index);

@@ -37,7 +37,7 @@ use wolfscale::{
     types::{ClusterId, Incarnation, Lsn, NodeId},
 };
 
-use crate::ports::Port;
+use crate::{ports::Port, turn::Turn};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
@@ -171,6 +171,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn three_replicas_carry_commands_of_every_size_and_survive_their_leader() {
+    let _turn = Turn::come_blocking();
     let ports = [Port::free(), Port::free(), Port::free()];
     let address = |port: &Port| format!("127.0.0.1:{}", port.number());
     let members: Vec<(NodeId, String)> = (1..)

@@ -9,7 +9,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -17,12 +16,9 @@ use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use crate::{mariadb, network::Network, ports::Port};
+use crate::{mariadb, network::Network, ports::Port, turn::Turn};
 
 /// A child logs this as an error when its parent was killed before it.
 pub const SUPERVISOR_GONE: &str = "its supervisor is gone";
@@ -39,15 +35,12 @@ const SECRET: &str = "a-secret-of-the-tests-0123456789abcdef";
 pub const PASSWORD: &str = "test-password";
 const LOG_LINES_SHOWN: usize = 60;
 
-/// Clusters of one test binary run one after the other: each keeps the whole machine busy.
-static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
-
 /// A cluster, of which any part may be down.
 pub struct Cluster {
     nodes: Vec<Node>,
     directory: TempDir,
     network: Option<Network>,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
 }
 
 /// One node and its database.
@@ -73,7 +66,7 @@ impl Cluster {
     }
 
     async fn prepared_in(count: usize, network: impl FnOnce(usize) -> Option<Network>) -> Self {
-        let turn = TURN.clone().lock_owned().await;
+        let turn = Turn::come().await;
         let directory =
             tempfile::Builder::new().prefix("ws-e2e-").tempdir_in("/var/tmp").expect("directory");
         open_to_all(directory.path());
