@@ -182,29 +182,13 @@ impl Configuration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::membership::Policy, types::ClusterId};
 
     fn id(text: &str) -> NodeId {
         text.parse().expect("valid")
     }
 
     fn three() -> Configuration {
-        let member = |name: &str| Member {
-            id: id(name),
-            address: format!("{name}:8080"),
-            incarnation: Incarnation(1),
-            standing: Standing::Member,
-            never_leader: false,
-            demoted: false,
-        };
-        Configuration {
-            cluster: ClusterId([1; 16]),
-            policy: Policy::Majority,
-            min_active: 2,
-            members: ["n1", "n2", "n3"].map(member).to_vec(),
-            preferred_leader: None,
-            base_gtid: None,
-        }
+        Configuration::of_members(&["n1", "n2", "n3"])
     }
 
     fn silent(ids: &[&str]) -> Change {

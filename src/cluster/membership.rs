@@ -273,6 +273,29 @@ fn invalid(name: &'static str, what: String) -> CodecError {
 }
 
 #[cfg(test)]
+impl Configuration {
+    /// For tests: members that may all lead, in the first life of their stores.
+    pub(crate) fn of_members(ids: &[&str]) -> Self {
+        let member = |id: &&str| Member {
+            id: id.parse().expect("valid"),
+            address: format!("{id}:8080"),
+            incarnation: Incarnation(1),
+            standing: Standing::Member,
+            never_leader: false,
+            demoted: false,
+        };
+        Self {
+            cluster: ClusterId([7; 16]),
+            policy: Policy::Majority,
+            min_active: 2,
+            members: ids.iter().map(member).collect(),
+            preferred_leader: None,
+            base_gtid: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -283,24 +306,7 @@ mod tests {
     }
 
     fn configuration(ids: &[&str]) -> Configuration {
-        Configuration {
-            cluster: ClusterId([7; 16]),
-            policy: Policy::Majority,
-            min_active: 2,
-            members: ids
-                .iter()
-                .map(|text| Member {
-                    id: id(text),
-                    address: format!("{text}:8080"),
-                    incarnation: Incarnation(1),
-                    standing: Standing::Member,
-                    never_leader: false,
-                    demoted: false,
-                })
-                .collect(),
-            preferred_leader: None,
-            base_gtid: Some("0-1-5".into()),
-        }
+        Configuration { base_gtid: Some("0-1-5".into()), ..Configuration::of_members(ids) }
     }
 
     #[test]

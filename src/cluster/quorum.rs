@@ -27,32 +27,10 @@ pub fn is_quorum<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cluster::membership::{Policy, Standing},
-        types::{ClusterId, Incarnation, NodeId},
-    };
+    use crate::types::NodeId;
 
     fn id(text: &str) -> NodeId {
         text.parse().expect("valid")
-    }
-
-    fn of(ids: &[&str]) -> Configuration {
-        let member = |text: &&str| Member {
-            id: id(text),
-            address: String::new(),
-            incarnation: Incarnation(1),
-            standing: Standing::Member,
-            never_leader: false,
-            demoted: false,
-        };
-        Configuration {
-            cluster: ClusterId([1; 16]),
-            policy: Policy::Majority,
-            min_active: 1,
-            members: ids.iter().map(member).collect(),
-            preferred_leader: None,
-            base_gtid: None,
-        }
     }
 
     fn present<'a>(ids: &'a [&'a str]) -> impl Fn(&Member) -> bool + 'a {
@@ -61,8 +39,11 @@ mod tests {
 
     #[test]
     fn the_last_committed_and_all_after_it_are_in_force() {
-        let log =
-            [(Lsn(1), of(&["n1", "n2", "n3"])), (Lsn(5), of(&["n1", "n2"])), (Lsn(9), of(&["n1"]))];
+        let log = [
+            (Lsn(1), Configuration::of_members(&["n1", "n2", "n3"])),
+            (Lsn(5), Configuration::of_members(&["n1", "n2"])),
+            (Lsn(9), Configuration::of_members(&["n1"])),
+        ];
         let sizes = |committed| -> Vec<usize> {
             in_force(&log, Lsn(committed)).map(|c| c.members.len()).collect()
         };
@@ -74,7 +55,10 @@ mod tests {
 
     #[test]
     fn a_quorum_of_the_newest_alone_decides_nothing() {
-        let (three, two) = (of(&["n1", "n2", "n3"]), of(&["n1", "n2"]));
+        let (three, two) = (
+            Configuration::of_members(&["n1", "n2", "n3"]),
+            Configuration::of_members(&["n1", "n2"]),
+        );
         let both = || [&three, &two].into_iter();
         assert!(is_quorum([&two].into_iter(), present(&["n1"])), "the tie-break of the pair");
         assert!(!is_quorum(both(), present(&["n1"])), "but not of the three before it");

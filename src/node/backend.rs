@@ -16,7 +16,7 @@ use crate::{
         },
         status::NodeStatus,
     },
-    types::Lsn,
+    types::{Lsn, NodeId},
 };
 
 /// The actions on the local database.
@@ -85,7 +85,7 @@ impl Membership for LocalMembership {
                 Err(ChangeFailed::Invalid(error.to_string()))
             }
             Err(ProposeError::NotLeader { leader }) => {
-                Err(ChangeFailed::Elsewhere(self.who_leads(leader.as_ref().map(|id| id.as_str()))))
+                Err(ChangeFailed::Elsewhere(self.who_leads(leader.as_ref())))
             }
             Err(ProposeError::Indeterminate) => {
                 Err(ChangeFailed::Indeterminate(ProposeError::Indeterminate.to_string()))
@@ -96,9 +96,9 @@ impl Membership for LocalMembership {
 }
 
 impl LocalMembership {
-    fn who_leads(&self, leader: Option<&str>) -> String {
+    fn who_leads(&self, leader: Option<&NodeId>) -> String {
         let status = self.status.borrow();
-        let member = leader.and_then(|id| status.members.iter().find(|m| m.id.as_str() == id));
+        let member = leader.and_then(|id| status.members.iter().find(|m| m.id == *id));
         match member {
             Some(member) => {
                 format!("this node does not lead; {} at {} does", member.id, member.address)

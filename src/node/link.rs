@@ -33,19 +33,16 @@ use crate::{
 /// How often the status is put together while nothing changes: the others' silence grows.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
-/// The database's health decides whether this node may lead; the others are told what it does.
-pub(super) async fn fitness(
-    mut db: watch::Receiver<DbStatus>,
+/// Tells the replica how fit this node is to lead, as its `source` changes.
+pub(super) async fn fitness<T>(
+    mut source: watch::Receiver<T>,
+    fitness_of: impl Fn(&T) -> Fitness,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {
     let mut told = None;
     loop {
-        let fitness = {
-            let db = db.borrow_and_update();
-            let (eligible, database) = (db.state.eligible(), db.state.code());
-            Fitness { eligible, database, behind: db.behind }
-        };
+        let fitness = fitness_of(&source.borrow_and_update());
         if told != Some(fitness) {
             told = Some(fitness);
             // If the driver is gone, the node stops anyway.
@@ -53,33 +50,21 @@ pub(super) async fn fitness(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = db.changed() => if changed.is_err() { return },
+            changed = source.changed() => if changed.is_err() { return },
         }
     }
 }
 
+/// The database's health decides whether this node may lead; the others are told what it does.
+pub(super) fn fitness_by_database(db: &DbStatus) -> Fitness {
+    Fitness { eligible: db.eligible(), database: db.state.code(), behind: db.behind }
+}
+
 /// A node without a database may lead a cluster without databases; if it led one with them, nobody
 /// could write to any.
-pub(super) async fn fitness_without_database(
-    mut view: watch::Receiver<ReplicaView>,
-    requests: mpsc::Sender<Request>,
-    stop: CancellationToken,
-) {
-    let mut told = None;
-    loop {
-        let databases =
-            view.borrow_and_update().configuration.as_ref().is_some_and(|c| c.base_gtid.is_some());
-        let fitness = Fitness { eligible: !databases, ..Fitness::WITHOUT_DATABASE };
-        if told != Some(fitness) {
-            told = Some(fitness);
-            // If the driver is gone, the node stops anyway.
-            let _stopping = requests.send(Request::SetFitness(fitness)).await;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = view.changed() => if changed.is_err() { return },
-        }
-    }
+pub(super) fn fitness_without_database(view: &ReplicaView) -> Fitness {
+    let databases = view.configuration.as_ref().is_some_and(|c| c.base_gtid.is_some());
+    Fitness { eligible: !databases, ..Fitness::WITHOUT_DATABASE }
 }
 
 /// When the controller cannot lead, the lead is handed over.

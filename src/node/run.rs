@@ -157,8 +157,12 @@ async fn start(config: Config, tasks: &Tasks) -> Result<Started, NodeError> {
     let controller = match &config.db {
         Some(db) => Some(shared.start_database(db, core.log_engine, proposer).await?),
         None => {
-            let fitness =
-                link::fitness_without_database(view.clone(), requests.clone(), stopping.clone());
+            let fitness = link::fitness(
+                view.clone(),
+                link::fitness_without_database,
+                requests.clone(),
+                stopping.clone(),
+            );
             tasks.spawn("fitness", OnEnd::Ignore, fitness);
             None
         }
@@ -332,7 +336,12 @@ impl Shared {
         };
         let controller = Controller::spawn(settings, inputs, &self.tasks);
         let (requests, stop) = (self.requests.clone(), self.tasks.stopping());
-        let fitness = link::fitness(controller.status(), requests.clone(), stop.clone());
+        let fitness = link::fitness(
+            controller.status(),
+            link::fitness_by_database,
+            requests.clone(),
+            stop.clone(),
+        );
         self.tasks.spawn("fitness", OnEnd::Ignore, fitness);
         let step_downs = link::step_downs(controller.clone(), requests, stop);
         self.tasks.spawn("step-downs", OnEnd::Ignore, step_downs);

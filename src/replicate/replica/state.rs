@@ -358,16 +358,23 @@ impl Replica {
         if self.configurations.is_empty() {
             return self.remembers && self.founding.is_some();
         }
-        let mut in_force = quorum::in_force(&self.configurations, self.committed);
-        in_force.any(|c| c.member(&self.id).is_some_and(|member| self.is_life(member)))
+        self.counts_in_force(&self.id)
     }
 
     /// Whether it could lead: fit, allowed to, and its promises count.
     pub fn may_stand(&self) -> bool {
-        let named = |c: &Configuration| {
-            c.member(&self.id).is_some_and(|member| member.may_lead() && self.is_life(member))
-        };
+        let named = |configuration| self.is_named_to_lead(configuration, &self.id);
         self.fitness.eligible && self.configuration().map_or_else(|| self.counts(), named)
+    }
+
+    /// Whether a node speaks with a life that counts in some configuration in force.
+    fn counts_in_force(&self, id: &NodeId) -> bool {
+        let mut in_force = quorum::in_force(&self.configurations, self.committed);
+        in_force.any(|c| c.member(id).is_some_and(|member| self.is_life(member)))
+    }
+
+    fn is_named_to_lead(&self, configuration: &Configuration, id: &NodeId) -> bool {
+        configuration.member(id).is_some_and(|m| m.may_lead() && self.is_life(m))
     }
 
     /// Whether those that are `present` are a quorum of every configuration in force, each under
@@ -389,16 +396,12 @@ impl Replica {
 
     /// Whether the peer speaks with a life that counts in some configuration in force.
     pub(super) fn peer_counts(&self, id: &NodeId) -> bool {
-        let mut in_force = quorum::in_force(&self.configurations, self.committed);
-        self.configurations.is_empty()
-            || in_force.any(|c| c.member(id).is_some_and(|member| self.is_life(member)))
+        self.configurations.is_empty() || self.counts_in_force(id)
     }
 
     /// Whether a peer could lead as far as the newest configuration and its last heartbeat say.
     pub(super) fn could_lead(&self, id: &NodeId, now: Moment) -> bool {
-        let named = self.configuration().is_none_or(|configuration| {
-            configuration.member(id).is_some_and(|m| m.may_lead() && self.is_life(m))
-        });
+        let named = self.configuration().is_none_or(|c| self.is_named_to_lead(c, id));
         let peer = self.peers.get(id);
         named && peer.is_some_and(|peer| peer.eligible) && self.peer_alive(id, now)
     }

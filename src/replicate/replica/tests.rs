@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::*;
 use crate::{
     clock::Moment,
-    cluster::{
-        change::Change,
-        membership::{Configuration, Member, Policy, Standing},
-    },
+    cluster::{change::Change, membership::Configuration},
     config::Timing,
     log::{
         Shape,
@@ -21,10 +18,10 @@ use crate::{
         },
         role::ReleasedByLeader,
     },
-    types::{ChainHash, ClusterId, Incarnation, Lsn, NodeId, Position, Term},
+    types::{ChainHash, Incarnation, Lsn, NodeId, Position, Term},
 };
 
-const LIFE: Incarnation = Incarnation(7);
+const LIFE: Incarnation = Incarnation(1);
 const NEXT_LIFE: Incarnation = Incarnation(8);
 
 fn id(text: &str) -> NodeId {
@@ -36,22 +33,7 @@ fn term(number: u64, leader: &str) -> Term {
 }
 
 fn configuration() -> Configuration {
-    let member = |name: &str| Member {
-        id: id(name),
-        address: String::new(),
-        incarnation: LIFE,
-        standing: Standing::Member,
-        never_leader: false,
-        demoted: false,
-    };
-    Configuration {
-        cluster: ClusterId([1; 16]),
-        policy: Policy::Majority,
-        min_active: 2,
-        members: ["n1", "n2", "n3"].map(member).to_vec(),
-        preferred_leader: None,
-        base_gtid: None,
-    }
+    Configuration::of_members(&["n1", "n2", "n3"])
 }
 
 /// A node of a founded cluster of three, well after its start.

@@ -69,57 +69,38 @@ impl<'a> Router<'a> {
         R: Fn(LeaderClient, Q) -> RF,
         RF: Future<Output = Result<Response<A>, Status>>,
     {
-        let answer = self.attempts(repeat, call, here, there).await;
+        let attempts = async {
+            let (mut role, mut lost) = (self.front.role(), false);
+            loop {
+                let view = role.borrow_and_update().clone();
+                let attempt = async {
+                    match view.leader.clone() {
+                        _ if view.leads() => here(call.clone()).await.map_err(|e| self.status(&e)),
+                        Some(leader) if !self.forwarded => {
+                            self.forward(&leader, |client| there(client, call.clone())).await
+                        }
+                        leader => Err(self.status(&Rejection::NotLeader { leader }.into())),
+                    }
+                };
+                let failed = match timeout_at(self.deadline, attempt).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(failed)) => failed,
+                    Err(_) => return Err(self.status(&overdue(repeat))),
+                };
+                let past = Instant::now() + AGAIN_AFTER >= self.deadline;
+                lost |= repeat != Repeat::Read && code_of(&failed) == Some(Code::Indeterminate);
+                if self.forwarded || past || !try_again(&failed, repeat) {
+                    return Err(self.last_word(failed, repeat, lost));
+                }
+                // Either way it is tried again.
+                let _news = timeout(AGAIN_AFTER, role.changed()).await;
+            }
+        };
+        let answer = attempts.await;
         if !self.forwarded {
-            let answer = match &answer {
-                Ok(_) => "applied",
-                Err(failed) if code_of(failed) == Some(Code::Indeterminate) => "indeterminate",
-                Err(_) => "rejected",
-            };
-            counter!(metrics::KV_CALLS, "answer" => answer).increment(1);
+            count(&answer);
         }
         answer
-    }
-
-    async fn attempts<Q, A, L, LF, R, RF>(
-        &self,
-        repeat: Repeat,
-        call: Q,
-        here: L,
-        there: R,
-    ) -> Result<A, Status>
-    where
-        Q: Clone,
-        L: Fn(Q) -> LF,
-        LF: Future<Output = Result<A, KvError>>,
-        R: Fn(LeaderClient, Q) -> RF,
-        RF: Future<Output = Result<Response<A>, Status>>,
-    {
-        let (mut role, mut lost) = (self.front.role(), false);
-        loop {
-            let view = role.borrow_and_update().clone();
-            let attempt = async {
-                match view.leader.clone() {
-                    _ if view.leads() => here(call.clone()).await.map_err(|e| self.status(&e)),
-                    Some(leader) if !self.forwarded => {
-                        self.forward(&leader, |client| there(client, call.clone())).await
-                    }
-                    leader => Err(self.status(&Rejection::NotLeader { leader }.into())),
-                }
-            };
-            let failed = match timeout_at(self.deadline, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(failed)) => failed,
-                Err(_) => return Err(self.status(&overdue(repeat))),
-            };
-            let past = Instant::now() + AGAIN_AFTER >= self.deadline;
-            lost |= repeat != Repeat::Read && code_of(&failed) == Some(Code::Indeterminate);
-            if self.forwarded || past || !try_again(&failed, repeat) {
-                return Err(self.last_word(failed, repeat, lost));
-            }
-            // Either way it is tried again.
-            let _news = timeout(AGAIN_AFTER, role.changed()).await;
-        }
     }
 
     /// What the caller hears of the last attempt. If the answer of one before it was lost, only a
@@ -185,6 +166,15 @@ fn overdue(repeat: Repeat) -> KvError {
         Repeat::Read => Rejection::Unavailable(what).into(),
         Repeat::Safe | Repeat::Never => KvError::Indeterminate(what),
     }
+}
+
+fn count<A>(answer: &Result<A, Status>) {
+    let answer = match answer {
+        Ok(_) => "applied",
+        Err(failed) if code_of(failed) == Some(Code::Indeterminate) => "indeterminate",
+        Err(_) => "rejected",
+    };
+    counter!(metrics::KV_CALLS, "answer" => answer).increment(1);
 }
 
 fn try_again(failed: &Status, repeat: Repeat) -> bool {
